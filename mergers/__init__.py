@@ -1,0 +1,1 @@
+"""Tensor mathematics of merging, one method a file."""

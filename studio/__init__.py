@@ -1,0 +1,1 @@
+"""The vocabulary and the parts of Triptych; imports none of the other rooms."""

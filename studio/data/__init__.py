@@ -1,0 +1,1 @@
+"""Reading and checking rows of messages with typed media parts."""
