@@ -1,1 +1,50 @@
-"""Model families, one file each; the file name is the registry."""
+"""Model families, one file each: the file name is the registry, the checkpoint's model_type the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio import plugins
+from studio.errors import CheckpointError, unknown
+
+if TYPE_CHECKING:
+    from studio.types import Family
+
+
+def family(name: str) -> Family:
+    """Return the family called ``name``; `UnknownName` with the nearest match when there is none."""
+    found: Family = plugins.load("families", name).FAMILY
+    return found
+
+
+def model_type(folder: Path | str) -> str:
+    """Return ``model_type`` from a checkpoint's config.json; `CheckpointError` when there is none."""
+    config = Path(folder) / "config.json"
+    try:
+        found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no model here (config.json is missing)") from None
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{config}: not a JSON object") from None
+    if not isinstance(found, str):
+        raise CheckpointError(f"{config}: no model_type, so its family is unknown")
+    return found
+
+
+def detect(folder: Path | str) -> Family:
+    """Return the family that handles the checkpoint in ``folder``.
+
+    Raises `CheckpointError` naming the model_types that are handled and how another is added.
+    """
+    kind = model_type(folder)
+    handled: list[str] = []
+    for name in plugins.names("families"):
+        candidate = family(name)
+        if kind in candidate.model_types:
+            return candidate
+        handled += candidate.model_types
+    raise CheckpointError(
+        f"{folder}: {unknown('model_type', kind, handled)}; add one file under studio/families to handle it"
+    )
