@@ -44,6 +44,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        """Read and check the headers of all weight files in ``folder``."""
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} is not a folder with a model or an adapter")
@@ -187,14 +188,12 @@ class Checkpoint:
             or not all(isinstance(v, str) for v in mapping.values())
         ):
             raise CheckpointError(f"{index}: weight_map must map tensor names to file names")
-        return mapping
+        return dict(mapping)
 
     def _shard(self, index: Path, name: str) -> Path:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or path.suffix != ".safetensors":
-            raise CheckpointError(
-                f"{index} points at '{name}'; a shard must be a .safetensors file in the folder"
-            )
+            raise CheckpointError(f"{index} points at '{name}'; a shard is a .safetensors file in the folder")
         if not (self.folder / path).is_file():
             raise CheckpointError(f"{index} names the shard '{name}', which is missing")
         return self.folder / path

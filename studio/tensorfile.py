@@ -91,7 +91,7 @@ def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > MAX_HEADER or 8 + length > size:
                 raise CheckpointError(
-                    f"{file} is not a whole safetensors file: its header claims {length} bytes, the file has {size}"
+                    f"{file} is no whole safetensors file: its header claims {length} bytes, it has {size}"
                 )
             raw = stream.read(length)
     except OSError as error:
@@ -110,9 +110,7 @@ def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
     place = start
     for entry in entries:
         if entry.begin != place:
-            raise CheckpointError(
-                f"{file}: tensor '{entry.name}' overlaps another or leaves a hole before it"
-            )
+            raise CheckpointError(f"{file}: tensor '{entry.name}' overlaps another or leaves a hole")
         place = entry.end
     if place != size:
         what = "is truncated" if place > size else "has bytes that no tensor owns"
