@@ -138,7 +138,7 @@ def read_sound(path: Path | str) -> tuple[Samples, int]:
                 raise MediaError(_too_large(path, f"{file.frames} frames in {file.channels} channels", False))
             samples = _mono(file)
             promised, rate, form = file.frames, int(file.samplerate), file.format
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: it asks how to read a '.raw'
         if "sound" in _kind(path) or "OGG" in _kind(path):
             raise MediaError(f"sound '{path}' is truncated or damaged ({_reason(error)})") from None
         raise MediaError(_not(path, "sound", SOUND_KINDS)) from None

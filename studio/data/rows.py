@@ -154,8 +154,9 @@ def _part(part: Any, folder: Folder, where: str) -> Part:
     value = part[payload]
     if not isinstance(value, str):
         raise DataError(f"{where}: '{payload}' must be a string")
+    _text(value)
     if kind == "text":
-        return Text(text=_text(value))
+        return Text(text=value)
     path = folder.resolve(value)
     return Image(path=path) if kind == "image" else Sound(path=path)
 
