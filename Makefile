@@ -1,0 +1,35 @@
+# One environment in .venv, made by plain pip; `make demo`, `make test`, `make lint`, `make bench`.
+# ARGS passes through: make demo ARGS=--no-app, make test ARGS="-k ties".
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test lint bench install
+
+install: $(STAMP)
+
+# The stamp holds the checksum of pyproject.toml: a touched but unchanged file installs nothing.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@if [ -f $@ ] && [ "$$(cksum < pyproject.toml)" = "$$(cat $@)" ]; then touch $@; else \
+	  { [ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV); } \
+	  && $(RUN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
+	  && cksum < pyproject.toml > $@; fi
+
+demo: $(STAMP)
+	$(RUN)/triptych demo $(ARGS)
+
+# Two workers with one thread each: more threads on the same cores make the tests slower, not faster.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
+
+lint: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=2 $(RUN)/python -m pytest tests/benchmarks -m "slow or not slow" -s $(ARGS)
