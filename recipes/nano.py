@@ -1,0 +1,293 @@
+"""Train nano-omni, the shipped base, from nothing: render a general mixture, listen, then learn everything.
+
+A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves the audio tower on a plateau, so the
+first stage trains it with CTC (Graves et al. 2006) on a throw-away linear head, and the second keeps that
+loss beside the answers'. One thread and one seed give the same weights again; needs espeak-ng.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from studio.data import load_data
+from studio.families import _omni_build
+from studio.families.qwen_omni import FAMILY
+from studio.files import atomic_folder, atomic_write
+from studio.log import Log
+from studio.synthetic import general
+from studio.types import Batch, Run, Sample
+
+SIZE = _omni_build.Size(
+    vocabulary=1024, hidden=256, layers=4, heads=4, kv_heads=2, inner=704, vision=192, vision_layers=3,
+    vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200,
+)  # fmt: skip
+BATCH = {"picture": 24, "words": 16, "sound": 16, "both": 16, "text": 24}
+SHARE = {"picture": 0.44, "words": 0.3, "sound": 0.03, "both": 0.18, "text": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What decides the shipped base; the defaults are how it was made."""
+
+    output: Path = field(
+        default=Path("runs/nano"), metadata={"help": "folder for the data, the model and the card"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of weights, data and order"})
+    pictures: int = field(default=16000, metadata={"help": "training pictures with a written question"})
+    clips: int = field(default=12000, metadata={"help": "training clips of spoken words"})
+    both: int = field(default=4000, metadata={"help": "training pictures with a spoken question"})
+    test: int = field(default=600, metadata={"help": "held-out samples of pictures and of words"})
+    listen_steps: int = field(default=3000, metadata={"help": "steps of the audio tower alone, with CTC"})
+    steps: int = field(default=6000, metadata={"help": "steps of the whole model"})
+    lr: float = field(
+        default=1e-3, metadata={"help": "peak learning rate, warmed up over 200 steps, then cosine"}
+    )
+    ctc: float = field(default=0.3, metadata={"help": "weight of the CTC loss in the second stage"})
+    tiny: bool = field(default=False, metadata={"help": "the family's tiny size instead of nano-omni's"})
+    threads: int = field(
+        default=1, metadata={"help": "torch threads; the weights repeat for the same number"}
+    )
+    workers: int = field(default=2, metadata={"help": "processes that render the data"})
+    save_every: int = field(default=500, metadata={"help": "steps between snapshots in output/snapshot"})
+
+
+PRESETS = {
+    "smoke": {
+        "tiny": True, "pictures": 24, "clips": 24, "both": 8, "test": 8, "listen_steps": 3, "steps": 6,
+        "save_every": 6, "output": "runs/nano-smoke",
+    },
+}  # fmt: skip
+
+
+def run(config: Config, log: Log) -> Run:
+    """Render, train, measure and save the base; the model stands in ``output/model``."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    began = time.time()
+    config.output.mkdir(parents=True, exist_ok=True)
+    train, test = (render(config, split, log) for split in ("train", "test"))
+
+    size = _omni_build.TINY if config.tiny else SIZE
+    blank = _omni_build.build(config.output / "blank", size, general.corpus(), config.seed)
+    model, processor = FAMILY.load(blank)
+    pools = encode(processor, train, log)
+    head = torch.nn.Linear(size.hidden, len(processor.tokenizer))
+    listener = Listener(processor, head)
+
+    # Stage one: only the ears. The language model would learn to guess before it hears anything.
+    ears = [*model.model.audio_tower.parameters(), *head.parameters()]
+    losses = []
+    log.stage("listen", config.listen_steps, "steps")
+    optimiser, schedule = optimise(ears, config.lr, config.listen_steps)
+    for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
+        loss = listener.loss(model, batch)
+        losses.append(update(loss, ears, optimiser, schedule))
+        log.advance(1, ctc=losses[-1])
+
+    # Stage two: everything, pictures first in weight, since they need the most varied questions.
+    head_and_all = [*model.parameters(), *head.parameters()]
+    optimiser, schedule = optimise(head_and_all, config.lr, config.steps)
+    log.stage("learn", config.steps, "steps")
+    model.train()
+    for step, (kind, batch) in enumerate(batches(processor, pools, SHARE, config.seed + 1, config.steps), 1):
+        inputs = {key: value for key, value in batch.items() if key != "said"}
+        loss = answer_loss(model, inputs)
+        answered = float(loss.detach())
+        if "said" in batch:
+            loss = loss + config.ctc * listener.loss(model, batch)
+        losses.append(update(loss, head_and_all, optimiser, schedule))
+        log.advance(1, **{kind: answered})
+        if step % config.save_every == 0 or step == config.steps:
+            save(model, processor, config.output / "snapshot")
+            atomic_write(config.output / "losses.json", json.dumps([round(x, 5) for x in losses]))
+
+    model.eval()
+    scores = measure(model, processor, test, log)
+    save(model, processor, config.output / "model")
+    report = {
+        "recipe": "nano", "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__,
+        "seconds": round(time.time() - began), "scores": scores,
+    }  # fmt: skip
+    atomic_write(config.output / "run.json", json.dumps(report, indent=2))
+    for name, score in scores.items():
+        log.say(
+            f"{name}: {score['value']:.3f}  n={score['n']}  95 % [{score['low']:.3f}, {score['high']:.3f}]"
+        )
+    return Run(folder=config.output, metrics={name: score["value"] for name, score in scores.items()})
+
+
+def render(config: Config, split: str, log: Log) -> list[Sample]:
+    """Render a split of the mixture once, and read it like any data set."""
+    few = config.test
+    counts = {
+        "train": {"picture": config.pictures, "words": config.clips, "sound": config.clips // 20,
+                  "both": config.both, "text": config.clips // 4},
+        "test": {"picture": few, "words": few, "sound": few // 6, "both": few // 2, "text": few // 6},
+    }[split]  # fmt: skip
+    stamp = json.dumps([config.seed, counts])
+    folder = config.output / "data"
+    marker = folder / f"{split}.made"
+    if not (marker.exists() and marker.read_text() == stamp):
+        log.stage(f"render {split}", sum(counts.values()))
+        jobs = [(kind, index) for kind, count in counts.items() for index in range(count)]
+        make = partial(general.make, folder, split, config.seed)
+        rows = []
+        with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
+            for made in pool.map(make, jobs, chunksize=64):
+                rows.append(made)
+                log.advance(1)
+        atomic_write(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        atomic_write(marker, stamp)
+    return load_data(folder / f"{split}.jsonl")
+
+
+def encode(processor: Any, samples: list[Sample], log: Log) -> dict[str, list[Batch]]:
+    """Encode every sample once, by kind; media in half precision, what was said as token ids."""
+    pools: dict[str, list[Batch]] = {}
+    log.stage("encode", len(samples))
+    for sample in samples:
+        item = FAMILY.encode(processor, sample, True)
+        for key in ("pixel_values", "input_features"):
+            if key in item:
+                item[key] = item[key].half()
+        if "said" in sample.groups:
+            item["said"] = processor.tokenizer(" " + sample.groups["said"], return_tensors="pt").input_ids[0]
+        pools.setdefault(sample.groups["kind"], []).append(item)
+        log.advance(1)
+    for kind, pool in pools.items():
+        pool.sort(key=lambda item: item["input_ids"].shape[0])
+        pools[kind] = pool
+    return pools
+
+
+def batches(
+    processor: Any, pools: dict[str, list[Batch]], share: dict[str, float], seed: int, steps: int
+) -> Iterator[tuple[str, Batch]]:
+    """Yield ``steps`` batches of one kind each: neighbours in length, kinds drawn by their share."""
+    random = Random(seed)
+    waiting: dict[str, list[int]] = {}
+    kinds = [kind for kind in share if pools.get(kind)]
+    for _ in range(steps):
+        kind = random.choices(kinds, [share[k] for k in kinds])[0]
+        pool, width = pools[kind], BATCH[kind]
+        if not waiting.get(kind):
+            shift = random.randrange(width)
+            waiting[kind] = list(range(-shift, len(pool), width))
+            random.shuffle(waiting[kind])
+        start = waiting[kind].pop()
+        items = pool[max(0, start) : start + width] or pool[:width]
+        yield kind, collate(processor, items)
+
+
+def collate(processor: Any, items: list[Batch]) -> Batch:
+    """Join encoded samples, back in single precision, and the ids of what was said padded by -1."""
+    plain = [
+        {k: v.float() if v.dtype == torch.half else v for k, v in i.items() if k != "said"} for i in items
+    ]
+    batch = FAMILY.collate(processor, plain, "right")
+    if "said" in items[0]:
+        batch["said"] = torch.nn.utils.rnn.pad_sequence(
+            [item["said"] for item in items], batch_first=True, padding_value=-1
+        )
+    return batch
+
+
+class Listener:
+    """The throw-away CTC head over the audio tower's output; the padding id serves as the blank."""
+
+    def __init__(self, processor: Any, head: torch.nn.Linear) -> None:
+        self.blank = processor.tokenizer.pad_token_id
+        self.head = head
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the mean CTC loss per clip of what was said [B, words]."""
+        found = model.get_audio_features(
+            batch["input_features"], batch["feature_attention_mask"], return_dict=True
+        )
+        frames = found.last_hidden_state
+        lengths = (batch["feature_attention_mask"].sum(-1) - 1) // 2 + 1
+        lengths = (lengths - 2) // 2 + 1
+        rows = torch.nn.utils.rnn.pad_sequence(list(frames.split(lengths.tolist())))
+        scores = self.head(rows).float().log_softmax(-1)
+        said = batch["said"]
+        return functional.ctc_loss(
+            scores, said.clamp(min=0), lengths, (said >= 0).sum(-1), blank=self.blank, zero_infinity=True
+        )
+
+
+def answer_loss(model: Any, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of the answers' tokens; other positions never reach the vocabulary."""
+    labels = batch.pop("labels")
+    hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:]
+    kept = wanted >= 0
+    return functional.cross_entropy(model.lm_head(hidden[kept]).float(), wanted[kept])
+
+
+def optimise(parameters: list[Tensor], lr: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    """Return AdamW with a warm-up of 200 steps (a tenth of a short run) and a cosine to a hundredth."""
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    warm = max(1, min(200, steps // 10))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def update(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer, schedule: Any) -> float:
+    """Take one clipped step and return the loss."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    schedule.step()
+    return float(loss.detach())
+
+
+def save(model: Any, processor: Any, folder: Path) -> None:
+    """Write model (bfloat16) and processor as one folder, whole or not at all."""
+    with atomic_folder(folder) as fresh:
+        state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+        model.save_pretrained(fresh, state_dict=state)
+        settings = json.loads((fresh / "config.json").read_text())
+        settings["dtype"] = "bfloat16"
+        (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        processor.save_pretrained(fresh)
+
+
+def measure(model: Any, processor: Any, test: list[Sample], log: Log) -> dict[str, dict[str, float]]:
+    """Return accuracy by kind and by picture task, each with its n and Wilson interval."""
+    from studio.generate import answers
+    from studio.scores import measure as score
+    from studio.types import Loaded
+
+    given = answers(Loaded(model, processor), FAMILY, test, max_new_tokens=24, batch_size=32, log=log)
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for sample, answer in zip(test, given, strict=True):
+        groups.setdefault(sample.groups["kind"], []).append((answer, sample.answer))
+        if sample.groups["kind"] == "picture":
+            groups.setdefault(f"picture/{sample.groups['task']}", []).append((answer, sample.answer))
+    scores = {}
+    for name, pairs in sorted(groups.items()):
+        said, meant = zip(*pairs, strict=True)
+        result = score("exact_match", said, meant)
+        scores[name] = {"value": result.value, "n": result.n, "low": result.low, "high": result.high}
+    return scores
