@@ -78,11 +78,11 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
             after.startswith(before) and before.startswith(done) and rest[lead:].startswith(answer) and tail
         ):
             raise CheckpointError(
-                f"{sample.where}: the chat template of {type(processor).__name__} rewrites earlier turns or adds "
-                "no end-of-turn mark, so the answer cannot be told apart from the prompt"
+                f"{sample.where}: the chat template of {type(processor).__name__} rewrites earlier turns or "
+                "adds no end-of-turn mark, so the answer cannot be told apart from the prompt"
             )
-        cut.append(_segment(before[len(done) :] + rest[:lead], turns[pending:index], learned=False))
-        cut.append(Segment(text=answer + tail, learned=turn.loss and supervise))
+        cut.append(_segment(before[len(done) :], turns[pending:index], learned=False))
+        cut.append(Segment(text=rest[:lead] + answer + tail, learned=turn.loss and supervise))
         done, pending = before + rest[: lead + len(answer)] + tail, index + 1
     if pending < len(turns):
         whole = _render(processor, turns, prompt=not supervise)

@@ -1,0 +1,62 @@
+"""A model and its processor from a local folder, or one sentence that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studio.errors import CheckpointError
+from studio.types import Loaded
+
+
+def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
+    """Load a model of the transformers class ``kind`` and the processor that lies beside it.
+
+    Safetensors only, no remote code, no download. Raises `CheckpointError` when a file is missing or
+    damaged, or when a weight of the model is not in the checkpoint: transformers would go on with random
+    numbers in its place.
+    """
+    from transformers import AutoProcessor
+
+    local = {"local_files_only": True, "trust_remote_code": False}
+    with _one_sentence(path), _quiet():
+        model, report = kind.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+        )
+        processor = AutoProcessor.from_pretrained(path, **local)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{path}: the weights of '{missing[0]}'{more} are missing from this checkpoint")
+    return Loaded(model.to(device).eval(), processor)
+
+
+@contextmanager
+def _one_sentence(path: Path | str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise CheckpointError(f"{path}: cannot be loaded: {' '.join(lines)[:400]}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the library's progress bar for the block; progress is told through `studio.log`."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

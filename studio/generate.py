@@ -1,0 +1,295 @@
+"""Answers from a model: many in batches, or one as it grows.
+
+Greedy unless a temperature is given, and always a function of the sample, the model and the seed alone:
+prompts of a batch are padded on the left and masked, and sampling adds Gumbel noise from a generator of
+the sample's own (argmax of logits / t + Gumbel noise is a draw from softmax(logits / t); Maddison et al.
+2014, arXiv:1411.0030, section 2), so neither the batch size nor other threads change an answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation import BaseStreamer, StoppingCriteriaList
+
+from studio.errors import ConfigError
+from studio.log import Log
+from studio.types import Batch, Family, Loaded, Sample
+
+Encode = Callable[[Sample], Batch]
+
+#: What a checkpoint's own settings for sampling are replaced with.
+_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "min_p": None,
+}
+#: How many batches are encoded together: enough to sort by length, few enough to hold in memory.
+_WINDOW = 8
+
+
+def answers(
+    loaded: Loaded,
+    family: Family,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
+    log: Log | None = None,
+    encode: Encode | None = None,
+) -> list[str]:
+    """Return the model's answers to the samples' prompts, in the samples' order.
+
+    Samples are encoded some batches ahead on a second thread and sorted by length within them.
+    ``encode`` replaces ``family.encode`` (to remember encoded samples, say); ``log`` is advanced by
+    every finished batch, its stage is the caller's.
+
+    Raises `ConfigError` for settings out of range and `DataError` for a sample that cannot be encoded.
+    """
+    _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
+    encode = encode or partial(_prompt, loaded, family)
+    texts = [""] * len(samples)
+    with _evaluating(_plain(loaded.model)) as model:
+        for window in _windows(samples, encode, batch_size * _WINDOW):
+            for start in range(0, len(window), batch_size):
+                places, items = zip(*window[start : start + batch_size], strict=True)
+                batch = _collate(family, loaded.processor, items, model)
+                noise = _Noise(temperature, [_mixed(seed, place) for place in places])
+                ids = _generate(model, loaded.processor, batch, max_new_tokens, noise)
+                for place, text in zip(places, family.decode(loaded.processor, batch, ids), strict=True):
+                    texts[place] = text
+                if log is not None:
+                    log.advance(len(places))
+    return texts
+
+
+def stream(
+    loaded: Loaded,
+    family: Family,
+    sample: Sample,
+    *,
+    max_new_tokens: int = 48,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+    encode: Encode | None = None,
+    within: AbstractContextManager[object] | None = None,
+) -> Iterator[str]:
+    """Yield the answer so far, each time it has grown; the last text is what `answers` returns.
+
+    The model works on a thread of its own inside the context ``within`` (a lock, say), which is left as
+    soon as the model is done, however slowly the texts are taken. The thread ends at the next token when
+    the iterator is closed or ``stop`` is set.
+
+    Raises what `answers` raises, at the first text asked for.
+    """
+    _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
+    batch_of_one = [(encode or partial(_prompt, loaded, family))(sample)]
+    begun, over = threading.Event(), threading.Event()
+    tokens: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
+    batch: Batch = family.collate(loaded.processor, batch_of_one, "left")
+
+    def work() -> None:
+        try:
+            with within or nullcontext(), _evaluating(_plain(loaded.model)) as model:
+                begun.set()
+                halt = _Halt(over, stop)
+                if not halt.asked:
+                    _generate(
+                        model,
+                        loaded.processor,
+                        _moved(batch, model),
+                        max_new_tokens,
+                        _Noise(temperature, [_mixed(seed, 0)]),
+                        StoppingCriteriaList([halt]),
+                        _Tokens(tokens),
+                    )
+        except BaseException as error:
+            tokens.put(error)
+        finally:
+            tokens.put(None)
+
+    worker = threading.Thread(target=work, name="stream", daemon=True)
+    worker.start()
+    try:
+        ids = torch.empty(1, 0, dtype=torch.long)
+        shown = ""
+        while (fresh := tokens.get()) is not None:
+            if isinstance(fresh, BaseException):
+                raise fresh
+            ids = torch.cat([ids, fresh.reshape(1, -1)], dim=1)
+            text = family.decode(loaded.processor, batch, ids)[0]
+            # A character of several bytes may be half there; it is shown when it is whole.
+            if text != shown and not text.endswith("\ufffd"):
+                yield (shown := text)
+        if (text := family.decode(loaded.processor, batch, ids)[0]) != shown:
+            yield text
+    finally:
+        over.set()
+        if begun.is_set():  # a thread that still waits to enter ``within`` ends when its turn comes
+            worker.join()
+
+
+def _generate(
+    model: Any,
+    processor: Any,
+    batch: Batch,
+    max_new_tokens: int,
+    noise: _Noise,
+    halt: StoppingCriteriaList | None = None,
+    streamer: BaseStreamer | None = None,
+) -> Tensor:
+    """Return prompt and answer ids [B, L] of the plain greedy loop over noisy scores.
+
+    `GenerationMixin.generate` is called past the model's own override: Whisper's adds language detection
+    and 30-second windows around the loop, while a family's prompt already says all there is to say.
+    """
+    settings = copy.deepcopy(model.generation_config)
+    width = _tokens(batch).shape[-1]
+    room = getattr(model.config, "max_target_positions", None) or sys.maxsize
+    length = min(width + max_new_tokens, room)
+    # The limit is set in the form that the checkpoint's own settings use: transformers warns about both.
+    limit = {"max_length": length} if settings.max_new_tokens is None else {"max_new_tokens": length - width}
+    settings.update(**_GREEDY, **limit)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = processor.tokenizer.pad_token_id
+    with torch.inference_mode():
+        ids: Tensor = GenerationMixin.generate(
+            model,
+            **batch,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([noise] if noise.temperature else []),
+            stopping_criteria=halt,
+            streamer=streamer,
+        )
+    return ids
+
+
+def _prompt(loaded: Loaded, family: Family, sample: Sample) -> Batch:
+    return family.encode(loaded.processor, sample, False)
+
+
+def _windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[list[tuple[int, Batch]]]:
+    """Yield (place, encoded sample) in windows, longest first; the next is encoded while one is in use."""
+
+    def window(start: int) -> list[tuple[int, Batch]]:
+        places = range(start, min(start + size, len(samples)))
+        return sorted(((i, encode(samples[i])) for i in places), key=lambda pair: -_tokens(pair[1]).shape[-1])
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as ahead:
+        upcoming = ahead.submit(window, 0) if samples else None
+        for start in range(size, len(samples) + size, size):
+            assert upcoming is not None
+            ready = upcoming.result()
+            upcoming = ahead.submit(window, start) if start < len(samples) else None
+            yield ready
+
+
+def _tokens(batch: Batch) -> Tensor:
+    """Return the prompt that the answer is appended to: the decoder's, where there are two."""
+    return batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
+
+
+def _collate(family: Family, processor: Any, items: Sequence[Batch], model: Any) -> Batch:
+    return _moved(family.collate(processor, items, "left"), model)
+
+
+def _moved(batch: Batch, model: Any) -> Batch:
+    """Return the batch on the model's device, its floating tensors in the model's type."""
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for key, value in batch.items()
+    }
+
+
+def _plain(model: Any) -> Any:
+    """Return the transformers model inside a wrapper that holds adapters, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[Any]:
+    """Switch dropout off for the block, and back on if it was on."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield model
+    finally:
+        if training:
+            model.train()
+
+
+def _check(*, max_new_tokens: int, batch_size: int, temperature: float) -> None:
+    for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; at least {least} is needed")
+    if not 0.0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature is {temperature}; it is 0 (greedy) or a positive number")
+
+
+def _mixed(seed: int, place: int) -> int:
+    """Return a seed for the sample at ``place``, far from those of its neighbours."""
+    return (seed * 0x9E3779B97F4A7C15 + place * 0xBF58476D1CE4E5B9) % 2**63
+
+
+class _Noise(LogitsProcessor):  # type: ignore[misc]
+    """Turns argmax into a draw at a temperature, each row from a generator of its own."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores / temperature plus Gumbel noise, [B, V]."""
+        tiny = torch.finfo(torch.float32).tiny
+        uniform = [torch.rand(scores.shape[1], generator=g).clamp_(min=tiny) for g in self._generators]
+        gumbel = -torch.log(-torch.log(torch.stack(uniform)).clamp_(min=tiny))
+        return scores.float() / self.temperature + gumbel.to(scores.device)
+
+
+class _Halt(StoppingCriteria):  # type: ignore[misc]
+    """Ends every row when any of the events is set."""
+
+    def __init__(self, *events: threading.Event | None) -> None:
+        self._events = [event for event in events if event is not None]
+
+    @property
+    def asked(self) -> bool:
+        """Whether an end was asked for."""
+        return any(event.is_set() for event in self._events)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Return [B] of the same answer for every row."""
+        return torch.full((input_ids.shape[0],), self.asked, dtype=torch.bool, device=input_ids.device)
+
+
+class _Tokens(BaseStreamer):  # type: ignore[misc]
+    """Hands the prompt's ids [1, L] and then each new id [1] to a queue."""
+
+    def __init__(self, queue: SimpleQueue[Any]) -> None:
+        self._queue = queue
+
+    def put(self, value: Tensor) -> None:
+        """Pass the ids on."""
+        self._queue.put(value)
+
+    def end(self) -> None:
+        """Do nothing; the worker marks the end itself."""
