@@ -167,6 +167,7 @@ def _absorb(
             _check_choices(setting, value)
         except Wrong as wrong:
             errors.append(f"{prefix}{key} {wrong}")
+            values.setdefault(name, None)  # given, if wrongly: it is not also missing
             continue
         values[name] = value
 
@@ -213,7 +214,7 @@ def _check_choices(setting: Setting, value: Any) -> None:
 def _build(config: type[T], known: Sequence[Setting], values: Mapping[str, Any], errors: list[str]) -> T:
     """Make the configuration, or raise one error with all that is wrong."""
     for setting in known:
-        if setting.required and setting.name not in values and not any(setting.name in e for e in errors):
+        if setting.required and setting.name not in values:
             errors.append(f"{setting.name} must be given: {setting.help or setting.type}")
     if len(errors) == 1:
         raise ConfigError(errors[0])

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "studio": {"studio"},
+    "mergers": {"studio", "mergers"},
+    "recipes": {"studio", "mergers", "recipes"},
+    "apps": {"studio", "mergers", "recipes", "apps"},
+}
+DOORS = {
+    "gradio": ("apps/web/",),
+    "mergekit": ("mergers/_mergekit.py",),
+    "peft": ("studio/adapters.py", "studio/variants.py"),
+    "soundfile": ("studio/media.py", "studio/synthetic/"),
+    "torchaudio": ("studio/media.py", "studio/synthetic/"),
+    "PIL": ("studio/media.py", "studio/synthetic/"),
+    "transformers": ("studio/families/", "studio/generate.py"),
+    "accelerate": ("studio/training/", "recipes/"),
+    "sqlalchemy": ("studio/store.py",),
+}
+FILES = sorted(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))
+
+
+def imports(file: Path) -> set[tuple[str, int]]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name.partition(".")[0], node.lineno) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(((node.module or "").partition(".")[0], node.lineno))
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_follow_the_arrow_and_use_the_doors(file: Path) -> None:
+    name = file.relative_to(ROOT).as_posix()
+    allowed = MAY_IMPORT[name.partition("/")[0]]
+    for package, line in imports(file):
+        assert package not in MAY_IMPORT or package in allowed, f"{name}:{line} imports {package}"
+        assert name.startswith(DOORS.get(package, (name,))), f"{name}:{line} imports {package} past its door"

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "gradio", "peft", "numpy", "PIL", "sqlalchemy", "soundfile")
+LIGHT = ("studio.plugins", "studio.types", "studio.errors", "studio.log", "studio.config", "studio.files")
+
+
+def heavy_after(code: str) -> list[str]:
+    """Return which heavy packages are loaded after ``code`` ran in a fresh interpreter."""
+    probe = f"{code}\nimport sys\nprint('\\nHEAVY', *[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return done.stdout.rpartition("HEAVY")[2].split()
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """Return the CPU time of a fresh interpreter, the least of three runs."""
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+@pytest.mark.parametrize("module", [*LIGHT, "studio.assets", "apps.cli"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    assert heavy_after(f"import {module}") == []
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "methods"], ["--version"]])
+def test_listing_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert heavy_after(f"from apps.cli import main\nassert main({arguments!r}) == 0") == []
+
+
+def test_help_answers_within_half_a_second_of_cpu_beyond_bare_python() -> None:
+    spent = cpu_seconds("-m", "apps.cli", "--help") - cpu_seconds("-c", "pass")
+    assert spent < 0.5, f"triptych --help took {spent:.2f} s of CPU time"
