@@ -8,31 +8,30 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from studio.config import from_dict, help_text, load, settings, to_dict, to_yaml
 from studio.errors import ConfigError, UnknownName
-
-
-def entry(default: Any, text: str, **more: Any) -> Any:
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": text, **more})
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A configuration with every kind of field."""
 
-    model: str = entry("nano-omni", "the base")
-    out: Path = entry(Path("runs/x"), "where it goes")
-    rate: float = entry(1e-4, "peak learning rate")
-    steps: int | None = entry(None, "steps; none for all")
-    towers: dict[str, Literal["lora", "full", "freeze"]] = entry({"llm": "lora"}, "what is trained")
-    names: tuple[str, ...] = entry(("a", "b"), "some names")
-    size: tuple[int, int] = entry((1, 2), "two numbers")
-    schedule: Literal["cosine", "linear"] = entry("cosine", "shape of the rate")
-    bf16: bool = entry(False, "half precision")
-    tracker: str | None = entry(None, "where to report", choices=("none", "tensorboard"))
-    extra: dict[str, Any] = entry({}, "anything")
+    model: str = field(default="nano-omni", metadata={"help": "the base"})
+    out: Path = field(default=Path("runs/x"), metadata={"help": "where it goes"})
+    rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
+    steps: int | None = field(default=None, metadata={"help": "steps; none for all"})
+    towers: dict[str, Literal["lora", "full", "freeze"]] = field(
+        default_factory=lambda: {"llm": "lora"}, metadata={"help": "what is trained"}
+    )
+    names: tuple[str, ...] = field(default=("a", "b"), metadata={"help": "some names"})
+    size: tuple[int, int] = field(default=(1, 2), metadata={"help": "two numbers"})
+    schedule: Literal["cosine", "linear"] = field(default="cosine", metadata={"help": "shape of the rate"})
+    bf16: bool = field(default=False, metadata={"help": "half precision"})
+    tracker: str | None = field(
+        default=None, metadata={"help": "where to report", "choices": ("none", "tensorboard")}
+    )
+    extra: dict[str, Any] = field(default_factory=dict, metadata={"help": "anything"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Needy:
     """A configuration with a field that must be given."""
 
     data: Path = field(metadata={"help": "the rows"})
-    n: int = entry(1, "how many")
+    n: int = field(default=1, metadata={"help": "how many"})
 
 
 def wrong(*overrides: str, config: type[Any] = Config, **more: Any) -> str:

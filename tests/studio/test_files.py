@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from studio import files
 from studio.files import atomic_folder, atomic_write, folder_hash, sha256_file
 
@@ -125,9 +126,8 @@ def test_kill_at_any_moment_leaves_a_whole_old_or_a_whole_new_one(tmp_path: Path
 def test_an_error_in_the_block_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as fresh:
-        (fresh / "new").write_text("new")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out") as fresh:
+        (fresh / "new").write_bytes((fresh / "missing").read_bytes())
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["old"]
     assert leftovers(tmp_path) == []
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from studio import plugins
 from studio.errors import TriptychError, UnknownName
 
