@@ -1,0 +1,62 @@
+"""What the store keeps, as records: runs, questions, answers and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+VERDICTS = ("tie", "both bad", "skip")
+"""What a vote may say besides the name of the best variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRun:
+    """A finished training run: its folder, recipe, settings and figures."""
+
+    id: int
+    created: str
+    folder: str
+    recipe: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one variant said; latency in milliseconds, length in tokens, where they were measured."""
+
+    id: int
+    created: str
+    comparison: int
+    variant: str
+    text: str
+    latency_ms: float | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One question to several variants: ``media`` are SHA-256 hashes, ``variants`` stand as shown."""
+
+    id: int
+    created: str
+    prompt: str
+    media: tuple[str, ...]
+    variants: tuple[str, ...]
+    seed: int
+    decoding: Mapping[str, Any]
+    answers: tuple[Answer, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One rater's verdict: a variant's name or one of `VERDICTS`; the rater is a pseudonym."""
+
+    id: int
+    created: str
+    comparison: int
+    choice: str
+    reasons: tuple[str, ...]
+    note: str
+    rater: str

@@ -1,0 +1,324 @@
+"""What people asked, what the variants answered and how it was judged, kept in a database.
+
+SQLite in a file by default (write-ahead log, foreign keys on); any SQLAlchemy URL instead. A `Store` may
+be used from many threads and several processes: every call is one short transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sql
+from sqlalchemy import exc
+
+from studio.errors import TriptychError, unknown
+from studio.kept import VERDICTS, Answer, Comparison, KeptRun, Vote
+
+SCHEMA = 1
+"""Version of the tables below; raised by any change that an older program could not read."""
+
+__all__ = ["SCHEMA", "VERDICTS", "Answer", "Comparison", "KeptRun", "Store", "Vote"]
+
+_tables = sql.MetaData()
+_version = sql.Table(
+    "triptych_schema",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("version", sql.Integer, nullable=False),
+)
+_run = sql.Table(
+    "triptych_run",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("created", sql.String(32), nullable=False),
+    sql.Column("folder", sql.Text, nullable=False),
+    sql.Column("recipe", sql.String(200), nullable=False),
+    sql.Column("config", sql.JSON, nullable=False),
+    sql.Column("metrics", sql.JSON, nullable=False),
+)
+_comparison = sql.Table(
+    "triptych_comparison",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("created", sql.String(32), nullable=False),
+    sql.Column("prompt", sql.Text, nullable=False),
+    sql.Column("media", sql.JSON, nullable=False),
+    sql.Column("variants", sql.JSON, nullable=False),
+    sql.Column("seed", sql.BigInteger, nullable=False),
+    sql.Column("decoding", sql.JSON, nullable=False),
+)
+_of_comparison = "triptych_comparison.id"
+_answer = sql.Table(
+    "triptych_answer",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("created", sql.String(32), nullable=False),
+    sql.Column("comparison", sql.ForeignKey(_of_comparison, ondelete="CASCADE"), nullable=False),
+    sql.Column("variant", sql.String(400), nullable=False),
+    sql.Column("text", sql.Text, nullable=False),
+    sql.Column("latency_ms", sql.Float),
+    sql.Column("tokens", sql.Integer),
+    sql.UniqueConstraint("comparison", "variant"),
+)
+_vote = sql.Table(
+    "triptych_vote",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("created", sql.String(32), nullable=False),
+    sql.Column("comparison", sql.ForeignKey(_of_comparison, ondelete="CASCADE"), nullable=False),
+    sql.Column("choice", sql.String(400), nullable=False),
+    sql.Column("reasons", sql.JSON, nullable=False),
+    sql.Column("note", sql.Text, nullable=False),
+    sql.Column("rater", sql.String(200), nullable=False),
+    sql.UniqueConstraint("comparison", "rater"),
+)
+
+
+class Store:
+    """An open database of comparisons; close it, or use it in a ``with`` block."""
+
+    def __init__(self, url: str = "sqlite:///triptych.db") -> None:
+        """Open the database at ``url``, with its tables made if it has none of ours.
+
+        Raises:
+            TriptychError: if it cannot be opened or was written by another version.
+        """
+        try:
+            parsed = sql.make_url(url)
+            self.url = parsed.render_as_string(hide_password=True)
+            if parsed.get_backend_name() == "sqlite":
+                if parsed.database in (None, "", ":memory:"):
+                    raise TriptychError(
+                        f"store '{url}' would live in one thread's memory; allowed: sqlite:///FILE"
+                    )
+                Path(str(parsed.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sql.create_engine(parsed)
+        except exc.ArgumentError:
+            raise TriptychError(
+                f"store '{url}' is not an SQLAlchemy URL; allowed: sqlite:///FILE, postgresql://..."
+            ) from None
+        except ModuleNotFoundError as error:
+            raise TriptychError(
+                f"store '{self.url}' needs the package '{error.name}', which is not installed"
+            ) from None
+        except OSError as error:
+            raise TriptychError(f"store '{self.url}' cannot be opened ({error.strerror})") from None
+        if parsed.get_backend_name() == "sqlite":
+            sql.event.listen(self._engine, "connect", _set_up_sqlite)
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def add_run(
+        self, folder: Path | str, recipe: str, config: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> int:
+        """Keep a finished run and return its number."""
+        row = {"folder": str(folder), "recipe": recipe, "config": dict(config), "metrics": dict(metrics)}
+        with self._begin() as connection:
+            return _insert(connection, _run, row)
+
+    def add_comparison(
+        self,
+        prompt: str,
+        variants: Sequence[str],
+        *,
+        media: Sequence[str] = (),
+        seed: int = 0,
+        decoding: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Keep a question and return its number.
+
+        Args:
+            prompt: the text that was asked.
+            variants: names of the variants in the order in which they were shown.
+            media: SHA-256 hashes of the pictures and sounds.
+            seed: of sampling and of the order.
+            decoding: generation settings such as ``max_new_tokens`` and ``temperature``.
+
+        Raises:
+            TriptychError: if a variant is named twice or like one of `VERDICTS`.
+        """
+        if not variants or len(set(variants)) < len(variants):
+            raise TriptychError(
+                f"a comparison needs different variants, got: {', '.join(variants) or 'none'}"
+            )
+        if taken := set(variants) & set(VERDICTS):
+            raise TriptychError(f"a variant cannot be named '{min(taken)}', which is a verdict")
+        row = {
+            "prompt": prompt,
+            "media": list(media),
+            "variants": list(variants),
+            "seed": seed,
+            "decoding": dict(decoding or {}),
+        }
+        with self._begin() as connection:
+            return _insert(connection, _comparison, row)
+
+    def add_answer(
+        self,
+        comparison: int,
+        variant: str,
+        text: str,
+        *,
+        latency_ms: float | None = None,
+        tokens: int | None = None,
+    ) -> int:
+        """Keep what ``variant`` answered and return the answer's number; a new answer replaces the old.
+
+        Raises:
+            TriptychError: if there is no such comparison or ``variant`` is not in it.
+        """
+        known = self.comparison(comparison).variants
+        if variant not in known:
+            raise TriptychError(f"comparison {comparison}: {unknown('variant', variant, known)}")
+        row = {"text": text, "latency_ms": latency_ms, "tokens": tokens}
+        return self._replace(_answer, {"comparison": comparison, "variant": variant}, row)
+
+    def vote(
+        self, comparison: int, choice: str, *, rater: str, reasons: Sequence[str] = (), note: str = ""
+    ) -> int:
+        """Keep a rater's verdict and return its number; a later verdict of the same rater replaces it.
+
+        Args:
+            comparison: number of the comparison.
+            choice: the best variant's name, or one of `VERDICTS`.
+            rater: a pseudonym, never a name.
+            reasons: short reasons that were ticked.
+            note: free text.
+
+        Raises:
+            TriptychError: if there is no such comparison, or no such choice in it.
+        """
+        known = (*self.comparison(comparison).variants, *VERDICTS)
+        if choice not in known:
+            raise TriptychError(f"comparison {comparison}: {unknown('choice', choice, known)}")
+        row = {"choice": choice, "reasons": list(reasons), "note": note}
+        return self._replace(_vote, {"comparison": comparison, "rater": rater}, row)
+
+    def runs(self) -> list[KeptRun]:
+        """Return all runs, oldest first."""
+        with self._begin() as connection:
+            return [KeptRun(**row) for row in _rows(connection, sql.select(_run).order_by(_run.c.id))]
+
+    def comparison(self, number: int) -> Comparison:
+        """Return one comparison with its answers.
+
+        Raises:
+            TriptychError: if there is none with this number.
+        """
+        found = self._comparisons(_comparison.c.id == number)
+        if not found:
+            raise TriptychError(f"there is no comparison {number} in store '{self.url}'")
+        return found[0]
+
+    def comparisons(self) -> list[Comparison]:
+        """Return all comparisons with their answers, oldest first."""
+        return self._comparisons(sql.true())
+
+    def votes(self, comparison: int | None = None) -> list[Vote]:
+        """Return all votes, or those on one comparison, oldest first."""
+        query = sql.select(_vote).order_by(_vote.c.id)
+        if comparison is not None:
+            query = query.where(_vote.c.comparison == comparison)
+        with self._begin() as connection:
+            rows = _rows(connection, query)
+        return [Vote(**row | {"reasons": tuple(row["reasons"])}) for row in rows]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        """Return the open store."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def _comparisons(self, condition: sql.ColumnElement[bool]) -> list[Comparison]:
+        chosen = sql.select(_comparison).where(condition).order_by(_comparison.c.id)
+        theirs = sql.select(_answer).join(_comparison).where(condition).order_by(_answer.c.id)
+        with self._begin() as connection:
+            rows = _rows(connection, chosen)
+            answers: dict[int, list[Answer]] = {row["id"]: [] for row in rows}
+            for row in _rows(connection, theirs):
+                if row["comparison"] in answers:  # another thread may have added one in between
+                    answers[row["comparison"]].append(Answer(**row))
+        return [
+            Comparison(
+                **row
+                | {
+                    "media": tuple(row["media"]),
+                    "variants": tuple(row["variants"]),
+                    "answers": tuple(answers[row["id"]]),
+                }
+            )
+            for row in rows
+        ]
+
+    def _replace(self, table: sql.Table, key: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+        """Delete and insert in one transaction: writing first takes the lock before anything is read."""
+        same = sql.and_(*(table.c[name] == value for name, value in key.items()))
+        for last in (False, True):
+            try:
+                with self._begin() as connection:
+                    connection.execute(sql.delete(table).where(same))
+                    return _insert(connection, table, {**key, **row})
+            except exc.IntegrityError:  # another process inserted between our two statements
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _begin(self) -> Iterator[sql.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except exc.IntegrityError:
+            raise
+        except exc.DBAPIError as error:
+            raise TriptychError(f"store '{self.url}' failed: {' '.join(str(error.orig).split())}") from None
+
+    def _prepare(self) -> None:
+        """Make the tables in a new database, or check that they are of our version."""
+        with self._begin() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
+            if not sql.inspect(connection).has_table(_version.name):
+                _tables.create_all(connection)
+                connection.execute(sql.insert(_version).values(id=1, version=SCHEMA))
+            found = connection.execute(sql.select(_version.c.version)).scalar()
+        if found != SCHEMA:
+            raise TriptychError(
+                f"store '{self.url}' has schema version {found}, this program reads version {SCHEMA};"
+                " open it with the program that wrote it, or name another store"
+            )
+
+
+def _insert(connection: sql.Connection, table: sql.Table, row: Mapping[str, Any]) -> int:
+    created = datetime.now(UTC).isoformat(timespec="milliseconds")
+    result = connection.execute(sql.insert(table).values(created=created, **row))
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _rows(connection: sql.Connection, query: sql.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    for setting in ("busy_timeout = 20000", "foreign_keys = ON", "journal_mode = WAL"):
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
