@@ -71,11 +71,11 @@ def summary(room: str, name: str) -> str:
     """
     own = _own(room)
     if name in own:
-        return _first_line(own[name])
+        return first_line(own[name])
     outside = _outside(room)
     if name in outside:
         source = _source(outside[name].module)
-        return _first_line(source) if source else f"from {outside[name].module}"
+        return first_line(source) if source else f"from {outside[name].module}"
     raise UnknownName(KINDS[room], name, names(room))
 
 
@@ -110,7 +110,7 @@ def _source(module: str) -> Path | None:
     return None
 
 
-def _first_line(file: Path) -> str:
+def first_line(file: Path) -> str:
     """Return the first line of a source file's docstring, or the empty string."""
     try:
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""The commands of `triptych`, one a file; see `apps.cli` for what a file holds."""

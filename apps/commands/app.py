@@ -1,0 +1,79 @@
+"""Open the web page on which people compare variants of a model side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = (
+    "triptych app   (the shipped base and every adapter made on it under runs/)\n"
+    "triptych app nano-omni nano-omni+runs/handwriting/adapter ties=runs/merged --port 7860"
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL[+ADAPTER]",
+        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="first port to try (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine)"
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        default="sqlite:///runs/triptych.db",
+        help="where verdicts are kept (%(default)s)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the variants and serve the page until Ctrl-C."""
+    from apps.choices import one_base, read_choices
+    from studio.errors import TriptychError
+
+    texts = options.models or _found(Path("runs"))
+    choices = read_choices(texts)
+    if len(choices) < 2:
+        raise TriptychError(
+            "two variants or more are needed to compare, for example: triptych app nano-omni runs/handwriting"
+        )
+    base, variants = one_base(choices)
+
+    from apps.web import launch
+    from studio.training.threads import set_threads
+    from studio.variants import Engine
+
+    set_threads()
+    launch(
+        Engine(base, variants),
+        store=options.store,
+        host=options.host,
+        port=options.port,
+        open_browser=not options.no_browser,
+    )
+    return 0
+
+
+def _found(runs: Path) -> list[str]:
+    """Return the shipped base and the adapters under ``runs`` that were made on it."""
+    from apps.choices import base_of
+    from studio.assets import asset
+    from studio.errors import TriptychError
+
+    nano = asset("models/nano-omni")
+    texts = ["nano-omni"]
+    for config in sorted(runs.rglob("adapter_config.json")):
+        if "last" in config.parts or any(part.startswith(".") for part in config.parts):
+            continue  # a state to go on from, or a write that has not ended
+        try:
+            if base_of(config.parent).resolve() == nano.resolve():
+                texts.append(f"nano-omni+{config.parent}")
+        except TriptychError:
+            continue
+    return texts
