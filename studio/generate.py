@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from studio.log import Log
 from studio.types import Batch, Family, Loaded, Sample
 
 Encode = Callable[[Sample], Batch]
+Within = Callable[[], AbstractContextManager[Loaded]]
 
 #: What a checkpoint's own settings for sampling are replaced with.
 _GREEDY = {
@@ -54,29 +55,32 @@ def answers(
     seed: int = 0,
     log: Log | None = None,
     encode: Encode | None = None,
+    within: Within | None = None,
 ) -> list[str]:
     """Return the model's answers to the samples' prompts, in the samples' order.
 
     Samples are encoded some batches ahead on a second thread and sorted by length within them.
-    ``encode`` replaces ``family.encode`` (to remember encoded samples, say); ``log`` is advanced by
-    every finished batch, its stage is the caller's.
+    ``encode`` replaces ``family.encode`` (to remember encoded samples, say). Each batch is answered by the
+    model that a context from ``within`` yields (one that holds a lock, say), instead of by ``loaded``'s.
+    ``log`` is advanced by every finished batch; its stage is the caller's.
 
     Raises `ConfigError` for settings out of range and `DataError` for a sample that cannot be encoded.
     """
     _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
     encode = encode or partial(_prompt, loaded, family)
+    hold: Within = within or (lambda: nullcontext(loaded))
     texts = [""] * len(samples)
-    with _evaluating(_plain(loaded.model)) as model:
-        for window in _windows(samples, encode, batch_size * _WINDOW):
-            for start in range(0, len(window), batch_size):
-                places, items = zip(*window[start : start + batch_size], strict=True)
-                batch = _collate(family, loaded.processor, items, model)
-                noise = _Noise(temperature, [_mixed(seed, place) for place in places])
-                ids = _generate(model, loaded.processor, batch, max_new_tokens, noise)
-                for place, text in zip(places, family.decode(loaded.processor, batch, ids), strict=True):
-                    texts[place] = text
-                if log is not None:
-                    log.advance(len(places))
+    for window in _windows(samples, encode, batch_size * _WINDOW):
+        for start in range(0, len(window), batch_size):
+            places, items = zip(*window[start : start + batch_size], strict=True)
+            batch = family.collate(loaded.processor, items, "left")
+            noise = _Noise(temperature, [_mixed(seed, place) for place in places])
+            with hold() as held:
+                ids = _generate(held, batch, max_new_tokens, noise)
+            for place, text in zip(places, family.decode(loaded.processor, batch, ids), strict=True):
+                texts[place] = text
+            if log is not None:
+                log.advance(len(places))
     return texts
 
 
@@ -90,37 +94,31 @@ def stream(
     seed: int = 0,
     stop: threading.Event | None = None,
     encode: Encode | None = None,
-    within: AbstractContextManager[object] | None = None,
+    within: Within | None = None,
 ) -> Iterator[str]:
-    """Yield the answer so far, each time it has grown; the last text is what `answers` returns.
+    """Yield the answer so far, each time it has grown; the last text is what `answers` returns, even "".
 
-    The model works on a thread of its own inside the context ``within`` (a lock, say), which is left as
-    soon as the model is done, however slowly the texts are taken. The thread ends at the next token when
-    the iterator is closed or ``stop`` is set.
+    The model works on a thread of its own, inside the context from ``within`` (see `answers`), which is
+    left as soon as the model is done, however slowly the texts are taken. The thread ends at the next token
+    when the iterator is closed or ``stop`` is set.
 
     Raises what `answers` raises, at the first text asked for.
     """
     _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
     batch_of_one = [(encode or partial(_prompt, loaded, family))(sample)]
+    hold: Within = within or (lambda: nullcontext(loaded))
     begun, over = threading.Event(), threading.Event()
+    halt = _Halt(over, stop)
     tokens: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
-    batch: Batch = family.collate(loaded.processor, batch_of_one, "left")
+    batch = family.collate(loaded.processor, batch_of_one, "left")
 
     def work() -> None:
         try:
-            with within or nullcontext(), _evaluating(_plain(loaded.model)) as model:
+            with hold() as held:
                 begun.set()
-                halt = _Halt(over, stop)
                 if not halt.asked:
-                    _generate(
-                        model,
-                        loaded.processor,
-                        _moved(batch, model),
-                        max_new_tokens,
-                        _Noise(temperature, [_mixed(seed, 0)]),
-                        StoppingCriteriaList([halt]),
-                        _Tokens(tokens),
-                    )
+                    noise = _Noise(temperature, [_mixed(seed, 0)])
+                    _generate(held, batch, max_new_tokens, noise, halt, _Tokens(tokens))
         except BaseException as error:
             tokens.put(error)
         finally:
@@ -131,7 +129,7 @@ def stream(
     try:
         ids = torch.empty(1, 0, dtype=torch.long)
         shown = ""
-        while (fresh := tokens.get()) is not None:
+        while (fresh := _next(tokens, begun, halt)) is not None:
             if isinstance(fresh, BaseException):
                 raise fresh
             ids = torch.cat([ids, fresh.reshape(1, -1)], dim=1)
@@ -139,7 +137,8 @@ def stream(
             # A character of several bytes may be half there; it is shown when it is whole.
             if text != shown and not text.endswith("\ufffd"):
                 yield (shown := text)
-        if (text := family.decode(loaded.processor, batch, ids)[0]) != shown:
+        text = family.decode(loaded.processor, batch, ids)[0] if ids.numel() else ""
+        if text != shown or not shown:
             yield text
     finally:
         over.set()
@@ -147,13 +146,22 @@ def stream(
             worker.join()
 
 
+def _next(tokens: SimpleQueue[Any], begun: threading.Event, halt: _Halt) -> Any:
+    """Wait for the next ids; None at the end, or when an end is asked for before the model's turn came."""
+    while True:
+        try:
+            return tokens.get(timeout=0.1)
+        except Empty:
+            if halt.asked and not begun.is_set():
+                return None
+
+
 def _generate(
-    model: Any,
-    processor: Any,
+    loaded: Loaded,
     batch: Batch,
     max_new_tokens: int,
     noise: _Noise,
-    halt: StoppingCriteriaList | None = None,
+    halt: _Halt | None = None,
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
     """Return prompt and answer ids [B, L] of the plain greedy loop over noisy scores.
@@ -161,6 +169,7 @@ def _generate(
     `GenerationMixin.generate` is called past the model's own override: Whisper's adds language detection
     and 30-second windows around the loop, while a family's prompt already says all there is to say.
     """
+    model = _plain(loaded.model)
     settings = copy.deepcopy(model.generation_config)
     width = _tokens(batch).shape[-1]
     room = getattr(model.config, "max_target_positions", None) or sys.maxsize
@@ -169,17 +178,17 @@ def _generate(
     limit = {"max_length": length} if settings.max_new_tokens is None else {"max_new_tokens": length - width}
     settings.update(**_GREEDY, **limit)
     if settings.pad_token_id is None:
-        settings.pad_token_id = processor.tokenizer.pad_token_id
-    with torch.inference_mode():
+        settings.pad_token_id = loaded.processor.tokenizer.pad_token_id
+    with _evaluating(model), torch.inference_mode():
         ids: Tensor = GenerationMixin.generate(
             model,
-            **batch,
+            **_moved(batch, model),
             generation_config=settings,
             logits_processor=LogitsProcessorList([noise] if noise.temperature else []),
-            stopping_criteria=halt,
+            stopping_criteria=StoppingCriteriaList([halt] if halt else []),
             streamer=streamer,
         )
-    return ids
+    return ids.cpu()
 
 
 def _prompt(loaded: Loaded, family: Family, sample: Sample) -> Batch:
@@ -207,10 +216,6 @@ def _tokens(batch: Batch) -> Tensor:
     return batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
 
 
-def _collate(family: Family, processor: Any, items: Sequence[Batch], model: Any) -> Batch:
-    return _moved(family.collate(processor, items, "left"), model)
-
-
 def _moved(batch: Batch, model: Any) -> Batch:
     """Return the batch on the model's device, its floating tensors in the model's type."""
     return {
@@ -225,13 +230,13 @@ def _plain(model: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[Any]:
+def _evaluating(model: Any) -> Iterator[None]:
     """Switch dropout off for the block, and back on if it was on."""
     training = model.training
     if training:
         model.eval()
     try:
-        yield model
+        yield
     finally:
         if training:
             model.train()

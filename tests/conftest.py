@@ -78,3 +78,50 @@ def tiny(shared_folder: Path) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def questions(shared_folder: Path) -> Callable[[str, int], list[Any]]:
+    """Return a factory: a family's name and a number -> samples of one question, its media and an answer.
+
+    All are different: the media, the length of the text, and the answer. A family that takes pictures gets
+    none, one or two; one that takes sounds gets one, except where it also takes pictures: then none or one.
+    """
+    import numpy as np
+    import soundfile
+    from PIL import Image as Pictures
+
+    from studio.families import family
+    from studio.files import atomic_folder
+    from studio.types import Image, Sample, Sound, Text, Turn
+
+    def media() -> Path:
+        folder = shared_folder / "media"
+        with open(shared_folder / "media.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                with atomic_folder(folder) as fresh:
+                    draw = np.random.default_rng(0)
+                    for i in range(16):
+                        pixels = draw.integers(0, 256, (24 + 8 * (i % 4), 48, 3), dtype=np.uint8)
+                        Pictures.fromarray(pixels).save(fresh / f"{i}.png")
+                        wave = draw.normal(0, 0.1, 4000 * (1 + i % 6)).astype(np.float32)
+                        soundfile.write(fresh / f"{i}.wav", wave, 16000)
+        return folder
+
+    def make(name: str, count: int) -> list[Any]:
+        takes, folder = family(name).modalities, media()
+        made = []
+        for i in range(count):
+            parts: list[Any] = []
+            if "image" in takes:
+                parts += [Image(path=folder / f"{(i + k) % 16}.png") for k in range(i % 3)]
+            if "audio" in takes and ("image" not in takes or i % 2):
+                parts.append(Sound(path=folder / f"{i % 16}.wav"))
+            parts.append(Text(text=f"what is it? {'two ' * (i % 5)}{i}"))
+            answer = Turn(role="assistant", parts=(Text(text=f"a red circle {i}"),))
+            turns = (Turn(role="user", parts=tuple(parts)), answer)
+            made.append(Sample(turns=turns, file=Path("made.jsonl"), line=i + 1))
+        return made
+
+    return make

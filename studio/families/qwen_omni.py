@@ -14,19 +14,16 @@ import torch
 
 from studio.errors import DataError
 from studio.families import _chat, _omni_build
+from studio.families._load import pretrained
 from studio.media import load_image, load_sound
 from studio.types import Batch, Family, Loaded, Sample
 
 
 def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Loaded:
     """Load a thinker and its processor from a local folder; safetensors only, no remote code."""
-    from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-        path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
-    processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    return Loaded(model.to(device).eval(), processor)
+    return pretrained(Qwen2_5OmniThinkerForConditionalGeneration, path, dtype=dtype, device=device)
 
 
 def _media(processor: Any, segment: _chat.Segment) -> Batch:
@@ -35,8 +32,8 @@ def _media(processor: Any, segment: _chat.Segment) -> Batch:
     for sound, wave in zip(segment.sounds, sounds, strict=True):
         if len(wave) > extractor.n_samples:
             raise DataError(
-                f"{sound.path}: {len(wave) / extractor.sampling_rate:.1f} s of sound, the model takes at most "
-                f"{extractor.chunk_length} s; cut it and its text before training"
+                f"{sound.path}: {len(wave) / extractor.sampling_rate:.1f} s of sound, the model takes at "
+                f"most {extractor.chunk_length} s; cut it and its text before training"
             )
     made = processor(
         text=[segment.text],

@@ -108,8 +108,8 @@ def _features(processor: Any, sample: Sample) -> Batch:
     if len(wave) > extractor.n_samples:
         raise MediaError(
             f"{sample.where}: sound '{sample.sounds[0].path}' lasts "
-            f"{len(wave) / extractor.sampling_rate:.1f} s, the model takes at most {extractor.chunk_length} s; "
-            "cut it and its text"
+            f"{len(wave) / extractor.sampling_rate:.1f} s, the model takes at most "
+            f"{extractor.chunk_length} s; cut it and its text"
         )
     made = extractor(
         wave, sampling_rate=extractor.sampling_rate, return_attention_mask=True, return_tensors="pt"
