@@ -23,7 +23,7 @@ def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) 
     from transformers import AutoProcessor
 
     local = {"local_files_only": True, "trust_remote_code": False}
-    with _one_sentence(path), _quiet():
+    with _one_sentence(path), quiet():
         model, report = kind.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
         )
@@ -49,7 +49,7 @@ def _one_sentence(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the library's progress bar for the block; progress is told through `studio.log`."""
     from transformers.utils import logging
 

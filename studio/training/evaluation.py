@@ -1,0 +1,35 @@
+"""The loss on held-out samples, over the same tokens and with the same weights as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from studio.training.encoding import Encoded
+from studio.training.loss import TokenLoss
+from studio.types import Batch
+
+
+@torch.no_grad()
+def evaluation_loss(
+    model: Any,
+    loss: TokenLoss,
+    data: Encoded,
+    collate: Callable[[Sequence[Batch]], Batch],
+    size: int,
+    part: tuple[int, int] = (0, 1),
+) -> torch.Tensor:
+    """Return the weighted sum [] of this process's share of the loss; divide by ``data.supervision``.
+
+    Batches hold samples of like length. ``part`` = (rank, world) takes every world-th batch; the model is
+    left in evaluation mode.
+    """
+    model.eval()
+    order = sorted(range(len(data)), key=lambda index: data.lengths[index])
+    batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for batch in batches[part[0] :: part[1]]:
+        total += loss(model, collate([data[i] for i in batch]), [data.weights[i] for i in batch])
+    return total

@@ -1,0 +1,144 @@
+"""What a run measures while it trains: one JSON line a step, and any accelerate tracker by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from torch import Tensor
+
+from studio.errors import ConfigError, TriptychError, unknown
+from studio.files import atomic_write
+from studio.log import Log
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Collects steps and writes them to ``metrics.jsonl``, the tracker and the progress display.
+
+    Reading a number makes an accelerator wait for all it has queued, so there steps are written ten at a
+    time. The file goes on after ``step``: rows of later steps, which a killed run left, are dropped.
+    ``seconds`` is the time spent so far, that of earlier sessions included.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        log: Log,
+        config: Mapping[str, Any],
+        *,
+        step: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        """Open the file after ``step``, and the accelerator's tracker with the settings in ``config``."""
+        self._accelerator, self._log = accelerator, log
+        self._path = folder / FILE
+        self._every = 1 if accelerator.device.type == "cpu" else 10
+        self._pending: list[tuple[dict[str, Any], Tensor, Tensor]] = []
+        self._origin = time.monotonic() - seconds
+        self._told = time.monotonic()
+        self.loss = math.nan
+        if accelerator.log_with:
+            plain = {key: v if isinstance(v, int | float | str) else str(v) for key, v in config.items()}
+            accelerator.init_trackers("triptych", config=plain)
+        if accelerator.is_main_process:
+            kept = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
+            atomic_write(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    @property
+    def seconds(self) -> float:
+        """The time since the run's first step, without the time between sessions."""
+        return time.monotonic() - self._origin
+
+    def step(
+        self, step: int, loss: Tensor, norm: Tensor, *, samples: int, lr: float, due: bool, stop: bool
+    ) -> bool:
+        """Note a finished step: this process's share of its ``loss`` [], and the gradient's ``norm`` [].
+
+        ``due`` asks for everything to be written now. Returns whether to stop: that any process was asked to
+        ``stop``, told to all of them at the same step.
+
+        Raises:
+            TriptychError: if a loss or a norm is not finite.
+        """
+        row = {"step": step, "samples": samples, "lr": lr}
+        self._pending.append((row, loss.detach(), norm.detach()))
+        return self._flush(stop) if due or len(self._pending) >= self._every else False
+
+    def evaluated(self, step: int, **figures: float) -> None:
+        """Note the figures of an evaluation after ``step``."""
+        self._write({"step": step, **figures, "seconds": self.seconds})
+        self._told = time.monotonic()
+
+    def _flush(self, stop: bool) -> bool:
+        pending, self._pending = self._pending, []
+        norms = torch.stack([norm for _, _, norm in pending]).tolist()
+        flag = torch.tensor(float(stop), device=pending[0][1].device)
+        shares = torch.stack([*(loss for _, loss, _ in pending), flag])
+        *losses, asked = self._accelerator.reduce(shares, reduction="sum").tolist()
+        now = time.monotonic()
+        rate = sum(row["samples"] for row, _, _ in pending) / max(now - self._told, 1e-9)
+        self._told = now
+        for (row, _, _), loss, norm in zip(pending, losses, norms, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TriptychError(
+                    f"step {row['step']}: the loss is {loss} and the gradient's norm {norm}; what was saved "
+                    "before is intact; a lower lr, a longer warmup or precision=fp32 may help"
+                )
+            figures = {"loss": loss, "lr": row["lr"], "grad_norm": norm}
+            self._write({"step": row["step"], **figures, "samples_per_s": rate, "seconds": self.seconds})
+        self.loss = losses[-1]
+        self._log.advance(len(pending), loss=self.loss, samples_per_s=rate)
+        return bool(asked)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        """Append one row, and hand it to the tracker."""
+        if not self._accelerator.is_main_process:
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _short(value) for key, value in row.items()}) + "\n")
+        if self._accelerator.trackers:
+            figures = {key: value for key, value in row.items() if key != "step"}
+            self._accelerator.log(figures, step=int(row["step"]))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics; a last line that a kill cut short is left out."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def check_tracker(name: str) -> str:
+    """Return the name of an accelerate tracker that is installed.
+
+    Raises:
+        ConfigError: if there is no such tracker, or its package is missing.
+    """
+    known = [str(kind) for kind in LOGGER_TYPE_TO_CLASS]
+    if name not in known:
+        raise ConfigError(f"tracker: {unknown('tracker', name, known)}")
+    if name not in [str(kind) for kind in get_available_trackers()]:
+        raise ConfigError(f"tracker: '{name}' is known, but its package is not installed")
+    return name
+
+
+def _short(value: Any) -> Any:
+    """Return a number with the digits that mean something; losses keep enough to compare runs."""
+    return float(f"{value:.9g}") if isinstance(value, float) else value
