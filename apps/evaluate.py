@@ -1,0 +1,244 @@
+"""Every variant on every domain: answers, scores with intervals, and the files that show them.
+
+results = evaluate(engine, {"textiles": samples}, ["exact_match"], log, out=Path("runs/eval"))
+results["textiles"]["ties"]  # {"metric": "exact_match", "value": 0.93, "n": 200, "ci": [0.89, 0.96], ...}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apps.answer_cache import AnswerCache, Contents
+from studio import plugins
+from studio.data import check_media
+from studio.errors import DataError, TriptychError
+from studio.files import atomic_write
+from studio.log import Log
+from studio.scores import measure
+from studio.types import Sample
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Results = dict[str, dict[str, dict[str, Any]]]
+"""``results[domain][variant]``: ``metric``, ``value``, ``n``, ``ci`` and ``higher_is_better`` of the first
+metric, and under ``metrics`` the same of every metric by name."""
+
+_BATCHES_AT_A_TIME = 8  # answers are kept after so many batches: what an interruption can cost
+
+
+class Answerer(Protocol):
+    """What evaluation needs of `studio.variants.Engine`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The variants."""
+
+    def answers(self, name: str, samples: Sequence[Sample], **settings: Any) -> list[str]:
+        """Return one variant's answers, in the samples' order."""
+
+    def fingerprint(self, name: str) -> str:
+        """Return a hash of all that decides one variant's answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One sample of one domain, with the key its answers are kept under."""
+
+    domain: str
+    sample: Sample
+    key: str
+
+
+def evaluate(
+    engine: Answerer,
+    data: Mapping[str, Sequence[Sample]],
+    metrics: Sequence[str],
+    log: Log,
+    *,
+    batch_size: int = 16,
+    max_new_tokens: int = 48,
+    cache: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+) -> Results:
+    """Ask every variant of ``engine`` every sample, greedily, and score the answers.
+
+    Args:
+        engine: the variants.
+        data: domain -> samples whose last turn is the reference answer.
+        metrics: names of metrics; the first one is the headline.
+        log: is told the stages, and how many answers were reused.
+        batch_size: samples answered together; it does not change the answers.
+        max_new_tokens: longest answer, in tokens.
+        cache: folder of answers already given; what it holds is not asked again, whatever it was called.
+        out: folder for ``scores.json`` (results, fingerprints, settings) and ``samples.jsonl`` (one row per
+            sample and variant), each written whole; nothing is written without it.
+        seed: of the bootstrap intervals.
+
+    Raises:
+        DataError: rows without a reference answer, or media that do not decode: before the first answer.
+        UnknownName: a metric that does not exist: before the first answer.
+    """
+    modules = {name: plugins.load("metrics", name) for name in metrics}
+    if not modules or not data or not engine.names:
+        raise TriptychError("an evaluation needs at least one variant, one domain and one metric")
+    _require_references(data)
+    decoding = {"max_new_tokens": max_new_tokens, "temperature": 0.0}
+    contents = Contents(decoding)
+    rows = _rows(data, contents, log)
+    prints = {name: engine.fingerprint(name) for name in engine.names}
+    kept = {name: AnswerCache(cache, prints[name]) for name in engine.names}
+    _answer(engine, rows, kept, log, batch_size=batch_size, max_new_tokens=max_new_tokens)
+
+    results: Results = {}
+    lines: list[str] = []
+    for domain in data:
+        own = [row for row in rows if row.domain == domain]
+        references = [row.sample.answer for row in own]
+        values: dict[str, dict[str, list[float]]] = {}
+        results[domain] = {}
+        for name in engine.names:
+            answers = [kept[name][row.key] for row in own]
+            results[domain][name] = _measured(list(modules), answers, references, seed)
+            values[name] = {
+                metric: module.each(answers, references)
+                for metric, module in modules.items()
+                if hasattr(module, "each")
+            }
+        for at, row in enumerate(own):
+            for name in engine.names:
+                scores = {metric: each[at] for metric, each in values[name].items()}
+                lines.append(json.dumps(_sample_row(row, name, kept[name][row.key], scores, contents)))
+    if out is not None:
+        told = {
+            "metrics": list(modules),
+            "decoding": decoding,
+            "seed": seed,
+            "variants": prints,
+            "data": {domain: _data_hash([row for row in rows if row.domain == domain]) for domain in data},
+            "results": results,
+        }
+        atomic_write(out / "samples.jsonl", "\n".join(lines) + "\n")
+        atomic_write(out / "scores.json", json.dumps(told, indent=2) + "\n")
+    return results
+
+
+def _require_references(data: Mapping[str, Sequence[Sample]]) -> None:
+    for domain, samples in data.items():
+        if not samples:
+            raise DataError(f"domain '{domain}' holds no samples")
+        if wrong := [sample.where for sample in samples if not sample.answer]:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DataError(
+                f"{wrong[0]}{more}: no reference to score against; the last message must be 'assistant'"
+            )
+
+
+def _rows(data: Mapping[str, Sequence[Sample]], contents: Contents, log: Log) -> list[_Row]:
+    try:
+        return [
+            _Row(domain=domain, sample=sample, key=contents.key(sample))
+            for domain, samples in data.items()
+            for sample in samples
+        ]
+    except OSError:  # a file is missing or unreadable: name them all
+        check_media([sample for samples in data.values() for sample in samples], log)
+        raise
+
+
+def _answer(
+    engine: Answerer,
+    rows: Sequence[_Row],
+    kept: Mapping[str, AnswerCache],
+    log: Log,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> None:
+    """Ask every variant what it was not asked before, and keep its answers some batches at a time."""
+    missing = {name: [row for row in rows if row.key not in kept[name]] for name in kept}
+    reused, total = sum(len(rows) - len(left) for left in missing.values()), len(rows) * len(kept)
+    if reused:
+        log.say(f"reused {reused} of {total} answers")
+    asked = {row.key: row.sample for left in missing.values() for row in left}
+    check_media(list(asked.values()), log)
+    step = batch_size * _BATCHES_AT_A_TIME
+    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    for name, left in missing.items():
+        if left:
+            log.stage(f"evaluating {name}", len(left))
+        for chunk in (left[at : at + step] for at in range(0, len(left), step)):
+            said = engine.answers(name, [row.sample for row in chunk], log=log, **settings)
+            kept[name].add([row.key for row in chunk], said)
+
+
+def _measured(
+    metrics: Sequence[str], answers: Sequence[str], references: Sequence[str], seed: int
+) -> dict[str, Any]:
+    found = {}
+    for metric in metrics:
+        score = measure(metric, answers, references, seed)
+        found[metric] = {
+            "value": score.value,
+            "n": score.n,
+            "ci": [score.low, score.high],
+            "higher_is_better": score.higher_is_better,
+        }
+    return {"metric": metrics[0], **found[metrics[0]], "metrics": found}
+
+
+def _sample_row(
+    row: _Row, variant: str, output: str, scores: Mapping[str, float], contents: Contents
+) -> dict[str, Any]:
+    media = [*(image.path for image in row.sample.images), *(sound.path for sound in row.sample.sounds)]
+    return {
+        "domain": row.domain,
+        "where": row.sample.where,
+        "prompt": "\n".join(turn.text for turn in row.sample.prompt if turn.text),
+        "media": [{"path": str(path), "sha256": contents.medium(path)} for path in media],
+        "reference": row.sample.answer,
+        "variant": variant,
+        "output": output,
+        "scores": dict(scores),
+    }
+
+
+def _data_hash(rows: Sequence[_Row]) -> dict[str, Any]:
+    told = "\n".join(f"{row.key} {json.dumps(row.sample.answer)}" for row in rows)
+    return {"n": len(rows), "sha256": hashlib.sha256(told.encode()).hexdigest()}
+
+
+def table(results: Results) -> Table:
+    """Return the results as a table: a row per variant, a column per domain, the best in bold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    domains = list(results)
+    variants = list(results[domains[0]])
+    first = results[domains[0]][variants[0]]
+    sign = 1 if first["higher_is_better"] else -1
+    arrow = "higher is better" if sign > 0 else "lower is better"
+    view = Table(title=f"{first['metric']} with 95 % interval ({arrow})", title_justify="left")
+    view.add_column("variant", no_wrap=True)
+    for domain in domains:
+        view.add_column(Text(f"{domain}\nn = {results[domain][variants[0]]['n']}"), justify="right")
+    view.add_column("mean", justify="right")
+    best = {domain: max(sign * cell["value"] for cell in results[domain].values()) for domain in domains}
+    means = {name: sum(results[d][name]["value"] for d in domains) / len(domains) for name in variants}
+    top = max(sign * mean for mean in means.values())
+    for name in variants:
+        cells = []
+        for domain in domains:
+            cell = results[domain][name]
+            style = "bold" if sign * cell["value"] == best[domain] else ""
+            text = Text().append(f"{cell['value']:.3f}", style=style)
+            cells.append(text.append(f"\n{cell['ci'][0]:.3f}-{cell['ci'][1]:.3f}", style="dim"))
+        mean = Text(f"{means[name]:.3f}", style="bold" if sign * means[name] == top else "")
+        view.add_row(Text(name), *cells, mean)
+    return view
