@@ -93,7 +93,8 @@ def evaluate(
     contents = Contents(decoding)
     rows = _rows(data, contents, log)
     prints = {name: engine.fingerprint(name) for name in engine.names}
-    kept = {name: AnswerCache(cache, prints[name]) for name in engine.names}
+    caches = {digest: AnswerCache(cache, digest) for digest in set(prints.values())}
+    kept = {name: caches[digest] for name, digest in prints.items()}  # equal variants share their answers
     _answer(engine, rows, kept, log, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
     results: Results = {}
@@ -162,12 +163,18 @@ def _answer(
     max_new_tokens: int,
 ) -> None:
     """Ask every variant what it was not asked before, and keep its answers some batches at a time."""
-    missing = {name: [row for row in rows if row.key not in kept[name]] for name in kept}
-    reused, total = sum(len(rows) - len(left) for left in missing.values()), len(rows) * len(kept)
-    if reused:
-        log.say(f"reused {reused} of {total} answers")
-    asked = {row.key: row.sample for left in missing.values() for row in left}
-    check_media(list(asked.values()), log)
+    missing: dict[str, list[_Row]] = {}
+    asked: set[tuple[int, str]] = set()
+    for name, cache in kept.items():
+        missing[name] = []
+        for row in rows:
+            if row.key not in cache and (id(cache), row.key) not in asked:
+                asked.add((id(cache), row.key))
+                missing[name].append(row)
+    total = len(rows) * len(kept)
+    if len(asked) < total:
+        log.say(f"reused {total - len(asked)} of {total} answers")
+    check_media([row.sample for left in missing.values() for row in left], log)
     step = batch_size * _BATCHES_AT_A_TIME
     settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     for name, left in missing.items():
@@ -223,8 +230,8 @@ def table(results: Results) -> Table:
     variants = list(results[domains[0]])
     first = results[domains[0]][variants[0]]
     sign = 1 if first["higher_is_better"] else -1
-    arrow = "higher is better" if sign > 0 else "lower is better"
-    view = Table(title=f"{first['metric']} with 95 % interval ({arrow})", title_justify="left")
+    view = Table(title=f"{first['metric']}, 95 % interval", title_justify="left", caption_justify="left")
+    view.caption = "higher is better" if sign > 0 else "lower is better"
     view.add_column("variant", no_wrap=True)
     for domain in domains:
         view.add_column(Text(f"{domain}\nn = {results[domain][variants[0]]['n']}"), justify="right")

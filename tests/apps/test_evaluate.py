@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from apps.answer_cache import AnswerCache, Contents
 from apps.evaluate import evaluate, table
@@ -67,10 +68,14 @@ def question(*parts: Any, answer: str = "yes") -> Sample:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny: Callable[[str], Path]) -> Engine:
-    """Two variants of one tiny base."""
+def engine(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """Two variants: a tiny base, and the same with other weights."""
     folder = tiny("qwen_omni")
-    return Engine(folder, {"base": None, "copy": folder})
+    other = shutil.copytree(folder, tmp_path_factory.mktemp("models") / "other")
+    for file in other.glob("*.safetensors"):
+        weights = {name: tensor.roll(1) for name, tensor in load_file(file).items()}
+        save_file(weights, file, {"format": "pt"})
+    return Engine(folder, {"base": None, "other": other})
 
 
 @pytest.fixture
@@ -101,13 +106,12 @@ def test_results_hold_value_n_and_interval_for_every_domain_and_variant(
     right = question(*data["pictures"][0].images, answer=f" {said.upper()}. ")
     results = run(engine, {**data, "pictures": [right, *data["pictures"][1:]]}, out=tmp_path / "out")
     assert list(results) == ["pictures", "sounds"]
-    assert list(results["pictures"]) == ["base", "copy"]
+    assert list(results["pictures"]) == ["base", "other"]
     cell = results["pictures"]["base"]
     assert (cell["metric"], cell["value"], cell["n"]) == ("exact_match", 1 / 3, 3)
     assert tuple(cell["ci"]) == wilson(1, 3)
     assert cell["metrics"]["exact_match"]["value"] == cell["value"]
     assert cell["metrics"]["wer"]["higher_is_better"] is False
-    assert results["pictures"]["base"] == results["pictures"]["copy"]  # the same weights
 
 
 def test_the_files_tell_every_sample_and_every_setting(
@@ -117,11 +121,11 @@ def test_the_files_tell_every_sample_and_every_setting(
     told = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert told["results"] == results
     assert told["decoding"] == {"max_new_tokens": 4, "temperature": 0.0}
-    assert told["variants"] == {name: engine.fingerprint(name) for name in ("base", "copy")}
+    assert told["variants"] == {name: engine.fingerprint(name) for name in ("base", "other")}
     assert told["data"]["sounds"]["n"] == 3
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 3 * 2
-    assert [row["variant"] for row in rows[:2]] == ["base", "copy"]
+    assert [row["variant"] for row in rows[:2]] == ["base", "other"]
     first = rows[0]
     assert first["where"] == data["pictures"][0].where
     assert (first["prompt"], first["reference"]) == ("what is it?", "red")
@@ -148,6 +152,17 @@ def test_a_second_run_asks_nothing_and_says_so(
     assert log.stages == []
     for name in ("scores.json", "samples.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_equal_weights_and_equal_questions_are_asked_once(
+    tiny: Callable[[str], Path], data: dict[str, list[Sample]], tmp_path: Path
+) -> None:
+    twin = shutil.copytree(tiny("qwen_omni"), tmp_path / "twin")
+    asked, log = Recorded(Engine(tiny("qwen_omni"), {"base": None, "twin": twin})), Listening()
+    results = run(asked, {**data, "again": data["sounds"]}, log)
+    assert asked.asked == 6
+    assert log.said == ["reused 12 of 18 answers"]
+    assert results["again"]["twin"] == results["sounds"]["base"]
 
 
 def test_only_what_changed_is_asked_again(
@@ -178,7 +193,7 @@ def test_an_interrupted_run_goes_on_where_it_was(engine: Engine, tmp_path: Path)
     results = run(rest, data, log, cache=tmp_path / "cache", out=tmp_path / "out")
     assert rest.asked == 5
     assert log.said == ["reused 5 of 10 answers"]
-    assert (log.stages, log.done) == ([("evaluating copy", 5)], 5)
+    assert (log.stages, log.done) == ([("evaluating other", 5)], 5)
     assert results == run(engine, data)
 
 
@@ -241,7 +256,7 @@ def test_the_table_shows_values_intervals_sample_sizes_and_means(
         "exact_match",
         "higher is better",
         "base",
-        "copy",
+        "other",
         "pictures",
         "sounds",
         "n = 3",
