@@ -1,1 +1,94 @@
-"""The Gradio app in which experts compare models."""
+"""The web app: domain experts compare variants of a model side by side."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.web.compare import Page
+from apps.web.desk import Desk, anyone
+from apps.web.examples import Examples
+from apps.web.rounds import Answerer
+from apps.web.server import serve
+from studio.store import Store
+from studio.types import Sample
+
+__all__ = ["build", "launch", "serve"]
+
+
+def build(
+    engine: Answerer,
+    *,
+    examples: Mapping[str, Sequence[Sample]] | None = None,
+    store: Store,
+    media: Path | None = None,
+    admit: Callable[[Any], str] = anyone,
+) -> gr.Blocks:
+    """Return the app over an engine, ready to be served.
+
+    Args:
+        engine: the variants, at least two of them (`studio.variants.Engine`).
+        examples: domain -> samples that are offered as example questions.
+        store: where every comparison, answer and verdict is kept (`studio.store.Store`).
+        media: folder in which pictures and recordings that were asked about are kept; None keeps none.
+        admit: called by every handler with the request; returns who asks, or raises `TriptychError`.
+    """
+    desk = Desk(engine, store, Examples(examples), media=media, admit=admit)
+    with gr.Blocks(
+        title="Triptych", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as app:
+        Page(desk)
+
+        @app.unload
+        def leave(request: gr.Request) -> None:
+            desk.leave(request.session_hash or "")
+
+    return app
+
+
+def launch(
+    engine: Answerer,
+    *,
+    data: Mapping[str, Sequence[Sample]] | None = None,
+    store_url: str = "sqlite:///triptych.db",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = False,
+    block: bool = True,
+) -> str:
+    """Build the app over an engine, serve it and return its address; with ``block`` only after Ctrl-C.
+
+    Comparisons are kept in the store at ``store_url``; for a SQLite file, the pictures and recordings
+    stand beside it in a folder of the same name that ends in ``.media``.
+
+    Raises:
+        TriptychError: fewer than two variants, a store that cannot be opened, no free port.
+    """
+    store = Store(store_url)
+    app = build(engine, examples=data, store=store, media=_media_folder(store_url))
+    address = serve(app, host=host, port=port, open_browser=open_browser, block=block)
+    if block:
+        store.close()
+    return address
+
+
+def _media_folder(store_url: str) -> Path | None:
+    scheme, _, file = store_url.partition(":///")
+    return (
+        Path(file.partition("?")[0]).with_suffix(".media") if scheme.startswith("sqlite") and file else None
+    )
+
+
+def _own_uploads() -> None:
+    """Let uploads stand in a folder that only this user can read and that goes when the program ends."""
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="triptych-")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)

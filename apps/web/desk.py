@@ -1,0 +1,158 @@
+"""What all pages share: the engine, the store, and each visitor's open round; the only state of the app."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from apps.web.examples import Examples
+from apps.web.keep import Keeper
+from apps.web.panels import panels_html
+from apps.web.question import Question, check_choice
+from apps.web.rounds import Answerer, Decoding, Panel, Round
+from studio.errors import DataError, TriptychError
+from studio.store import VERDICTS, Store
+
+MOST = 4
+"""Most variants side by side."""
+LOST = "These answers could not all be kept in the store; the server's log says why."
+
+
+def anyone(request: Any) -> str:
+    """Let every visitor in, as on the loopback there is only one; return who it is."""
+    return "local"
+
+
+class Desk:
+    """The app's memory while it runs.
+
+    ``admit`` is called by every handler with the request and returns who asks, or raises
+    `TriptychError`: the one place where accounts will decide.
+    """
+
+    def __init__(
+        self,
+        engine: Answerer,
+        store: Store,
+        examples: Examples,
+        *,
+        media: Path | None = None,
+        admit: Callable[[Any], str] = anyone,
+    ) -> None:
+        """Open the desk over an engine with at least two variants."""
+        if len(engine.names) < 2:
+            have = ", ".join(engine.names) or "none"
+            raise TriptychError(f"comparing needs at least two variants, this engine has {have}")
+        taken = sorted(set(engine.names) & set(VERDICTS))
+        if taken:
+            raise TriptychError(f"a variant cannot be named '{taken[0]}', which is a verdict")
+        self.engine, self.store, self.examples = engine, store, examples
+        self.media, self.admit = media, admit
+        self.labels = labels(engine.names)
+        self._turn = threading.Lock()
+        self._rounds: dict[str, Round] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def first_choice(self) -> list[str]:
+        """The variants chosen when the page opens: the newest three, or all if there are fewer."""
+        return list(self.labels)[-3:]
+
+    def open(
+        self,
+        session: str,
+        who: str,
+        question: Question,
+        chosen: Sequence[str],
+        decoding: Decoding,
+        expected: str | None = None,
+    ) -> Round:
+        """Begin a round for a visitor; the visitor's round before it is stopped."""
+        check_choice(chosen)
+        unknown = [label for label in chosen if label not in self.labels]
+        if unknown:
+            raise DataError(f"There is no variant '{unknown[0]}' any more; load the page again.")
+        fresh = Round(
+            self.engine,
+            question,
+            {label: self.labels[label] for label in chosen},
+            decoding,
+            turn=self._turn,
+            keeper=Keeper(self.store, who, self.media),
+            expected=expected,
+        )
+        with self._guard:
+            before = self._rounds.get(session)
+            self._rounds[session] = fresh
+        if before is not None:
+            before.stop()
+        return fresh.start()
+
+    def round(self, session: str) -> Round | None:
+        """Return the visitor's round, running or finished."""
+        return self._rounds.get(session)
+
+    def leave(self, session: str) -> None:
+        """Forget a visitor whose page was closed, and stop what runs for nobody."""
+        with self._guard:
+            left = self._rounds.pop(session, None)
+        if left is not None:
+            left.stop()
+
+    def board(self, session: str, chosen: Sequence[str] | None = None, problem: str = "") -> str:
+        """Return the panels as HTML: the visitor's round, or empty panels for newly chosen variants."""
+        done = self.round(session)
+        if done is None or (chosen is not None and list(chosen) != list(done.names)):
+            known = {panel.name: panel for panel in done.panels} if done and done.over else {}
+            names = list(self.labels if chosen is None else chosen)[:MOST]
+            return panels_html([known.get(name, Panel(name=name)) for name in names], problem=problem)
+        return panels_html(
+            done.panels,
+            expected=done.expected,
+            matches=[_same(panel.text, done.expected) for panel in done.panels],
+            votable=done.over and done.kept is not None and any(p.state == "done" for p in done.panels),
+            vote=done.vote,
+            problem=problem or (LOST if done.over and done.lost else ""),
+        )
+
+    def vote(self, session: str, who: str, choice: str) -> None:
+        """Keep a visitor's verdict on the finished round: a panel's place, or a key of `VERDICTS`.
+
+        Raises:
+            DataError: there is nothing to judge, it was judged before, or the verdict is unknown.
+        """
+        done = self.round(session)
+        if done is None or not done.over or done.kept is None:
+            raise DataError("There is no finished comparison to judge.")
+        places = {str(place): panel for place, panel in enumerate(done.panels)}
+        if choice not in places and choice not in VERDICTS:
+            raise DataError("That is not a verdict that this page offers.")
+        chosen = places[choice].name if choice in places else choice
+        with self._guard:
+            if done.vote is not None:
+                raise DataError("This comparison was judged before.")
+            try:
+                self.store.vote(done.kept, done.names.get(chosen, chosen), rater=who)
+            except TriptychError as error:
+                print(error, file=sys.stderr)
+                raise DataError("The verdict could not be kept; try again.") from None
+            done.vote = chosen
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """Return label -> name; of a name that is a path, the label is as few last parts as tell it apart."""
+    shown: dict[str, str] = {}
+    for name in names:
+        parts = PurePath(name).parts[1:] if PurePath(name).is_absolute() else (name,)
+        tails = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        shown[next((tail for tail in tails if tail not in shown), f"{tails[-1]} ({len(shown) + 1})")] = name
+    return shown
+
+
+def _same(text: str, expected: str | None) -> bool:
+    from studio.metrics.exact_match import score
+
+    return bool(expected) and score([text], [expected or ""]) == 1.0
