@@ -264,9 +264,9 @@ class _Noise(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores / temperature plus Gumbel noise, [B, V]."""
-        tiny = torch.finfo(torch.float32).tiny
-        uniform = [torch.rand(scores.shape[1], generator=g).clamp_(min=tiny) for g in self._generators]
-        gumbel = -torch.log(-torch.log(torch.stack(uniform)).clamp_(min=tiny))
+        vocabulary = scores.shape[1]
+        waits = [torch.empty(vocabulary).exponential_(generator=g) for g in self._generators]
+        gumbel = -torch.log(torch.stack(waits))
         return scores.float() / self.temperature + gumbel.to(scores.device)
 
 

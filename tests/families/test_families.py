@@ -151,7 +151,12 @@ def test_padding_on_the_left_leaves_the_last_scores_alone(
 
     items = [kind.encode(loaded.processor, sample, False) for sample in questions(name, 5)]
     together = kind.collate(loaded.processor, items, "left")
-    settings = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    settings = {
+        "max_new_tokens": 1,
+        "do_sample": False,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
     with torch.inference_mode():
         batch = GenerationMixin.generate(loaded.model, **together, **settings).logits[0]
         for row, item in zip(batch, items, strict=True):
@@ -208,7 +213,9 @@ def test_a_chat_template_that_cannot_be_masked_is_refused(
     spoilt = kind.load(tiny(name)).processor
     if not getattr(spoilt, "chat_template", None):
         pytest.skip("no chat template")
-    sample = conversation(questions(name, 2)[1], Turn(role="user", parts=(Text(text="sure?"),)), speech("yes"))
+    sample = conversation(
+        questions(name, 2)[1], Turn(role="user", parts=(Text(text="sure?"),)), speech("yes")
+    )
     spoilt.chat_template = (
         "{% for message in messages %}{{ loop.length }}{{ message['role'] }}: "
         "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}<|e|>\n{% endfor %}"
