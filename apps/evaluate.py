@@ -46,6 +46,26 @@ class Answerer(Protocol):
         """Return a hash of all that decides one variant's answers."""
 
 
+class Together:
+    """Several engines (of different bases, say) as one; their variants' names must differ."""
+
+    def __init__(self, engines: Sequence[Answerer]) -> None:
+        """Join ``engines``; `TriptychError` if two of them have a variant of the same name."""
+        self._of = {name: engine for engine in engines for name in engine.names}
+        self.names = tuple(name for engine in engines for name in engine.names)
+        if len(self._of) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise TriptychError(f"two variants are named '{twice}'; give each a name of its own")
+
+    def answers(self, name: str, samples: Sequence[Sample], **settings: Any) -> list[str]:
+        """Return one variant's answers, from its own engine."""
+        return self._of[name].answers(name, samples, **settings)
+
+    def fingerprint(self, name: str) -> str:
+        """Return a variant's fingerprint, from its own engine."""
+        return self._of[name].fingerprint(name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     """One sample of one domain, with the key its answers are kept under."""
@@ -221,31 +241,32 @@ def _data_hash(rows: Sequence[_Row]) -> dict[str, Any]:
     return {"n": len(rows), "sha256": hashlib.sha256(told.encode()).hexdigest()}
 
 
-def table(results: Results) -> Table:
-    """Return the results as a table: a row per variant, a column per domain, the best in bold."""
+def table(results: Results, metric: str | None = None) -> Table:
+    """Return the results by one metric (the first) as a table: variants down, domains across."""
     from rich.table import Table
     from rich.text import Text
 
     domains = list(results)
     variants = list(results[domains[0]])
-    first = results[domains[0]][variants[0]]
-    sign = 1 if first["higher_is_better"] else -1
-    view = Table(title=f"{first['metric']}, 95 % interval", title_justify="left", caption_justify="left")
+    metric = metric or str(results[domains[0]][variants[0]]["metric"])
+    cells = {name: {d: results[d][name]["metrics"][metric] for d in domains} for name in variants}
+    first = cells[variants[0]]
+    sign = 1 if first[domains[0]]["higher_is_better"] else -1
+    view = Table(title=f"{metric}, 95 % interval", title_justify="left", caption_justify="left")
     view.caption = "higher is better" if sign > 0 else "lower is better"
     view.add_column("variant", no_wrap=True)
     for domain in domains:
-        view.add_column(Text(f"{domain}\nn = {results[domain][variants[0]]['n']}"), justify="right")
+        view.add_column(Text(f"{domain}\nn = {first[domain]['n']}"), justify="right")
     view.add_column("mean", justify="right")
-    best = {domain: max(sign * cell["value"] for cell in results[domain].values()) for domain in domains}
-    means = {name: sum(results[d][name]["value"] for d in domains) / len(domains) for name in variants}
+    best = {domain: max(sign * cells[name][domain]["value"] for name in variants) for domain in domains}
+    means = {name: sum(cell["value"] for cell in cells[name].values()) / len(domains) for name in variants}
     top = max(sign * mean for mean in means.values())
     for name in variants:
-        cells = []
-        for domain in domains:
-            cell = results[domain][name]
+        shown = []
+        for domain, cell in cells[name].items():
             style = "bold" if sign * cell["value"] == best[domain] else ""
             text = Text().append(f"{cell['value']:.3f}", style=style)
-            cells.append(text.append(f"\n{cell['ci'][0]:.3f}-{cell['ci'][1]:.3f}", style="dim"))
+            shown.append(text.append(f"\n{cell['ci'][0]:.3f}-{cell['ci'][1]:.3f}", style="dim"))
         mean = Text(f"{means[name]:.3f}", style="bold" if sign * means[name] == top else "")
-        view.add_row(Text(name), *cells, mean)
+        view.add_row(Text(name), *shown, mean)
     return view

@@ -115,12 +115,14 @@ class Engine:
         )
 
     def fingerprint(self, name: str) -> str:
-        """Return a sha256 over what decides a variant's answers: base, adapter weights and settings."""
+        """Return a sha256 over what decides a variant's answers: weights, processor and precision."""
         path = self._path(name)
-        if path is None or not is_adapter(path):
-            return Checkpoint(path or self.base).fingerprint()
-        parts = [Checkpoint(self.base).fingerprint()]
-        parts += [sha256_file(path / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
+        adapter = path if path is not None and is_adapter(path) else None
+        model = self.base if path is None or adapter else path
+        parts = [Checkpoint(model).fingerprint(), str(self._dtype)]
+        parts.append(folder_hash(model, ("config.json", *_PROCESSOR_FILES)))
+        if adapter is not None:
+            parts += [sha256_file(adapter / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _path(self, name: str) -> Path | None:
