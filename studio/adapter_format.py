@@ -155,6 +155,14 @@ class Adapter:
         """Return the shape of a tensor that the adapter stores whole."""
         return self.checkpoint.shape(self._values[name])
 
+    def stored(self, name: str) -> str:
+        """Return under which name in the file a whole tensor is stored."""
+        return self._values[name]
+
+    def has_bias(self, name: str) -> bool:
+        """Return whether a module's factors come with a change of its bias."""
+        return "bias" in self._parts[name]
+
     def is_dora(self, name: str) -> bool:
         """Return whether a module's delta depends on the base's weight."""
         return "m" in self._parts[name]

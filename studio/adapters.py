@@ -117,7 +117,7 @@ def add_lora(
             raise ConfigError(unknown("module", path, paths).split(" known: ")[0])
     config = LoraConfig(
         r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides by it; a fraction is as good
+        lora_alpha=alpha,
         lora_dropout=dropout,
         use_rslora=use_rslora,
         use_dora=use_dora,

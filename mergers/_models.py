@@ -1,0 +1,138 @@
+"""Merging into a full model: every tensor of the base is merged, copied or named as dropped.
+
+The plan comes from the tensors on disk, never from a template of the architecture. Output names, shapes and
+types are the base's; every file that is no weight (processor, tokenizer, templates ...) comes along.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergers import _lock
+from mergers._inputs import Opened
+from mergers._ops import Place
+from mergers._plan import Plan, Step
+from mergers._report import MergeReport, ModuleReport
+from mergers._settings import method
+from mergers._sources import FLOATS, Source, sources, tied_name
+from mergers._spec import MergeSpec
+from mergers._stream import Work, merge_tensor
+from studio.adapters import Adapter
+from studio.checkpoint import Checkpoint
+from studio.errors import MergeError
+from studio.log import Log
+from studio.module_names import tensor_names
+from studio.shards import ShardWriter
+
+#: Files that describe the donor and not the result.
+LEFT = ("README.md", "merge.lock.json", "triptych.json", "run.json")
+
+
+def value_names(adapters: Sequence[Adapter], base: Checkpoint) -> dict[str, str]:
+    """Return, for tensors that adapters store whole, the base's name of the tensor that they replace."""
+    wanted = {name: a.value_shape(name) for a in adapters for name in a.values}
+    return tensor_names(wanted, base)
+
+
+def donor_of(spec: MergeSpec, opened: Opened) -> Checkpoint:
+    """Return the checkpoint that names, shapes, types and files are taken from."""
+    if opened.base is not None:
+        return opened.base
+    first = next((m for m in opened.models if isinstance(m, Checkpoint)), None)
+    if opened.adapters or first is None:
+        raise MergeError(f"a full model needs the base that {spec.models[0].path} adapts; name it")
+    if getattr(method(spec.method), "NEEDS_BASE", True):
+        raise MergeError(f"{spec.method} works on differences from a base model; name the base")
+    return first
+
+
+def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) -> Plan:
+    """Return the plan of a full-model merge; `MergeError` for missing, extra or misshapen tensors."""
+    donor = donor_of(spec, opened)
+    inputs = sources(opened, donor)
+    steps: list[Step] = []
+    for name in donor.names():
+        shape, kind = donor.shape(name), donor.entry(name).kind
+        owners = tuple(i for i, source in enumerate(inputs) if source.has(name))
+        for i in owners:
+            if inputs[i].shape(name) != shape:
+                raise MergeError(
+                    f"'{name}' is {list(inputs[i].shape(name))} in {spec.models[i].path} but "
+                    f"{list(shape)} in {donor.folder}; models of different shapes cannot be merged"
+                )
+        if kind not in FLOATS:
+            steps.append(Step(name=name, shape=shape, action="copy", why=f"{kind} values are not averaged"))
+        elif owners:
+            steps.append(Step(name=name, shape=shape, action="merge", sources=owners, settings=settings))
+        else:
+            steps.append(Step(name=name, shape=shape, action="copy"))
+    for i, source in enumerate(inputs):
+        steps += _extra(spec, i, source, donor)
+    nbytes = donor.nbytes()
+    return Plan(
+        spec=spec, kind="model", steps=tuple(steps), warnings=opened.warnings, donor=str(donor.folder),
+        nbytes=nbytes,
+    )  # fmt: skip
+
+
+def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> list[Step]:
+    found = []
+    for name in source.extra(donor):
+        assert source.checkpoint is not None
+        tied = tied_name(source.checkpoint, name)
+        if tied is None and "extra" not in spec.allow:
+            raise MergeError(
+                f"{spec.models[number].path} has the tensor '{name}', which {donor.folder} does not have "
+                "(allow: extra drops it)"
+            )
+        why = f"tied to '{tied}'" if tied else f"not in {donor.folder}"
+        shape = source.checkpoint.shape(name)
+        found.append(Step(name=name, shape=shape, action="drop", sources=(number,), why=why))
+    return found
+
+
+def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads: int) -> MergeReport:
+    """Write the merged model into an existing folder."""
+    from mergers._engine import in_order
+
+    spec = planned.spec
+    donor = donor_of(spec, opened)
+    work = Work(
+        donor=donor, base=opened.base, sources=sources(opened, donor), method=method(spec.method),
+        place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
+        names=[str(m.path) for m in spec.models],
+    )  # fmt: skip
+    log.stage(f"merge {spec.method}", len(donor), "tensors")
+    tensors = [(n, donor.entry(n).kind, donor.shape(n)) for n in donor.names()]
+    kept = [step for step in planned.steps if step.action != "drop"]
+    reports: list[ModuleReport] = []
+    lost = total = 0.0
+    copied = 0
+    with ShardWriter(folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata) as writer:
+        for done in in_order(lambda step: merge_tensor(work, step, writer), kept, threads):
+            log.advance(1)
+            if done is None:
+                copied += 1
+                continue
+            reports.append(done.report)
+            lost, total = lost + done.lost, total + done.report.norm**2
+    copy_companions(donor, folder)
+    return MergeReport(
+        out=folder, kind="model", method=spec.method, merged=len(reports), copied=copied,
+        dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
+        rounding=math.sqrt(lost / total) if total else 0.0,
+    )  # fmt: skip
+
+
+def copy_companions(donor: Checkpoint, folder: Path) -> None:
+    """Copy every file of the donor that is no weight and does not describe the donor itself."""
+    for name in donor.companions():
+        if str(name) in LEFT:
+            continue
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(donor.folder / name, target)
