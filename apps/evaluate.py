@@ -46,26 +46,6 @@ class Answerer(Protocol):
         """Return a hash of all that decides one variant's answers."""
 
 
-class Together:
-    """Several engines (of different bases, say) as one; their variants' names must differ."""
-
-    def __init__(self, engines: Sequence[Answerer]) -> None:
-        """Join ``engines``; `TriptychError` if two of them have a variant of the same name."""
-        self._of = {name: engine for engine in engines for name in engine.names}
-        self.names = tuple(name for engine in engines for name in engine.names)
-        if len(self._of) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise TriptychError(f"two variants are named '{twice}'; give each a name of its own")
-
-    def answers(self, name: str, samples: Sequence[Sample], **settings: Any) -> list[str]:
-        """Return one variant's answers, from its own engine."""
-        return self._of[name].answers(name, samples, **settings)
-
-    def fingerprint(self, name: str) -> str:
-        """Return a variant's fingerprint, from its own engine."""
-        return self._of[name].fingerprint(name)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     """One sample of one domain, with the key its answers are kept under."""
@@ -249,7 +229,7 @@ def table(results: Results, metric: str | None = None) -> Table:
     domains = list(results)
     variants = list(results[domains[0]])
     metric = metric or str(results[domains[0]][variants[0]]["metric"])
-    cells = {name: {d: results[d][name]["metrics"][metric] for d in domains} for name in variants}
+    cells = {name: {d: _cell(results[d][name], metric) for d in domains} for name in variants}
     first = cells[variants[0]]
     sign = 1 if first[domains[0]]["higher_is_better"] else -1
     view = Table(title=f"{metric}, 95 % interval", title_justify="left", caption_justify="left")
@@ -270,3 +250,9 @@ def table(results: Results, metric: str | None = None) -> Table:
         mean = Text(f"{means[name]:.3f}", style="bold" if sign * means[name] == top else "")
         view.add_row(Text(name), *shown, mean)
     return view
+
+
+def _cell(result: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """Return one metric's figures, from under ``metrics`` or from the result itself if it is the headline."""
+    cell: Mapping[str, Any] = result if result["metric"] == metric else result["metrics"][metric]
+    return cell

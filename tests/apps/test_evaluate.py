@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from apps.answer_cache import AnswerCache, Contents
-from apps.evaluate import Together, evaluate, table
+from apps.evaluate import evaluate, table
 from studio.data import load_data, write_jsonl
 from studio.errors import DataError, MediaError, TriptychError, UnknownName
 from studio.log import QuietLog
@@ -267,17 +267,6 @@ def test_the_table_shows_values_intervals_sample_sizes_and_means(
     assert f"{wilson(0, 3)[1]:.3f}" in shown
     console.print(table(results, "wer"))
     assert "lower is better" in console.export_text()
-
-
-def test_variants_of_several_bases_are_evaluated_as_one(
-    tiny: Callable[[str], Path], engine: Engine, data: dict[str, list[Sample]], tmp_path: Path
-) -> None:
-    second = Engine(shutil.copytree(tiny("qwen_omni"), tmp_path / "second"), {"second": None})
-    both = run(Together([engine, second]), data)
-    assert list(both["sounds"]) == ["base", "other", "second"]
-    assert both["sounds"]["second"] == both["sounds"]["base"]
-    with pytest.raises(TriptychError, match="two variants are named 'base'"):
-        Together([engine, engine])
 
 
 def test_a_changed_processor_is_another_variant(tiny: Callable[[str], Path], tmp_path: Path) -> None:
