@@ -100,8 +100,8 @@ def one_base(choices: Sequence[Choice]) -> tuple[Path, dict[str, Path | None]]:
         same = choice.base.resolve() == base.resolve()
         if choice.adapter and not same:
             raise TriptychError(
-                f"'{choice.name}' is an adapter on {choice.base}, but '{with_adapter[0].name}' is one on {base};"
-                " adapters that are loaded together need the same base"
+                f"'{choice.name}' is an adapter on {choice.base}, but '{with_adapter[0].name}' is on {base}; "
+                "adapters that are loaded together need the same base"
             )
         variants[choice.name] = choice.adapter or (None if same else choice.base)
     return base, variants

@@ -56,7 +56,7 @@ def _dispatch(given: list[str]) -> int:
     if not given or (given[0] in ("-h", "--help", "help") and len(given) == 1):
         print(_overview())
         return 0
-    name, *rest = given[1:] + ["--help"] if given[0] == "help" else given
+    name, *rest = [*given[1:], "--help"] if given[0] == "help" else given
     if name in ("-V", "--version"):
         print(f"triptych {_version()}")
         return 0

@@ -6,7 +6,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -52,7 +52,7 @@ def type_name(hint: Any) -> str:
         return "none"
     if origin is Literal:
         return "|".join(str(argument) for argument in arguments)
-    if origin is tuple:
+    if origin in (tuple, list, Sequence):
         return f"list of {type_name(arguments[0])}"
     if origin is dict or hint is dict:
         return "mapping"

@@ -70,7 +70,7 @@ def find_model(name: str | Path) -> Path:
         raise CheckpointError(f"model '{text}' is a file, a folder is needed")
     raise CheckpointError(
         f"there is no model '{text}': neither a folder, nor a shipped name, nor in the local hub cache"
-        f"{_hint(text, _neighbours(given, shipped('models')))}"
+        f"{_hint(text, _neighbours(given, 'models', 'config.json'))}"
     )
 
 
@@ -88,7 +88,7 @@ def find_data(name: str | Path) -> Path:
         return asset(f"data/{text}")
     raise DataError(
         f"there is no data set '{text}': neither a file or folder, nor a shipped name"
-        f"{_hint(text, _neighbours(given, shipped('data')))}"
+        f"{_hint(text, _neighbours(given, 'data', 'test.jsonl'))}"
     )
 
 
@@ -103,11 +103,13 @@ def _cached(model: str) -> Path | None:
         return None
 
 
-def _neighbours(path: Path, names: list[str]) -> list[str]:
-    """Return shipped names, and the paths that stand beside ``path``, as candidates for a hint."""
+def _neighbours(path: Path, kind: str, sign: str) -> list[str]:
+    """Return shipped names, and what stands beside ``path`` and is of their kind, as candidates for a hint."""
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    prefix = "" if path.parent == Path() else f"{path.parent}/"
-    return names + [f"{prefix}{file.name}" for file in beside if not file.name.startswith(".")]
+    alike = [
+        file for file in beside if (file / sign).is_file() or file.suffix == Path(sign).suffix == ".jsonl"
+    ]
+    return shipped(kind) + [str(file) for file in alike]
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 from studio._convert import Wrong, convert, parse, type_name
 from studio.errors import ConfigError, UnknownName, unknown
 
+__all__ = ["Setting", "from_dict", "help_text", "load", "settings", "to_dict", "to_yaml", "type_name"]
+
 T = TypeVar("T")
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
 

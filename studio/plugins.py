@@ -39,6 +39,19 @@ def names(room: str) -> list[str]:
     return sorted({*_own(room), *_outside(room)})
 
 
+def canonical(room: str, name: str) -> str:
+    """Return ``name`` as the room spells it; a dash may stand for an underscore.
+
+    Raises:
+        UnknownName: if nothing in the room has this name; the sentence offers the nearest match.
+    """
+    known = names(room)
+    for spelling in (name, name.replace("-", "_")):
+        if spelling in known:
+            return spelling
+    raise UnknownName(KINDS[room], name, known)
+
+
 def load(room: str, name: str) -> ModuleType:
     """Return the module that stands behind ``name``; a dash may stand for an underscore.
 
@@ -46,10 +59,7 @@ def load(room: str, name: str) -> ModuleType:
         UnknownName: if nothing in the room has this name; the sentence offers the nearest match.
         TriptychError: if the module needs a package that is not installed.
     """
-    known = names(room)
-    wanted = name if name in known else name.replace("-", "_")
-    if wanted not in known:
-        raise UnknownName(KINDS[room], name, known)
+    wanted = canonical(room, name)
     try:
         if wanted in _own(room):
             return importlib.import_module(f"{ROOMS[room]}.{wanted}")

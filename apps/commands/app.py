@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from studio.types import Sample
 
 EXAMPLE = (
     "triptych app   (the shipped base and every adapter made on it under runs/)\n"
@@ -20,16 +25,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
     )
     parser.add_argument("--port", type=int, default=7860, help="first port to try (%(default)s)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine)"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
         "--store",
         metavar="URL",
         default="sqlite:///runs/triptych.db",
         help="where verdicts are kept (%(default)s)",
     )
-    parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    parser.add_argument("--browser", action="store_true", help="open a browser window as well")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,18 +49,30 @@ def run(options: argparse.Namespace) -> int:
     base, variants = one_base(choices)
 
     from apps.web import launch
+    from studio.assets import find_data, shipped
+    from studio.data import load_data
+    from studio.families import detect
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
     set_threads()
+    takes = detect(base).modalities
+    examples = {name: load_data(find_data(name), split="test")[:50] for name in shipped("data")}
     launch(
         Engine(base, variants),
-        store=options.store,
+        data={name: samples for name, samples in examples.items() if _needs(samples) <= takes},
+        store_url=options.store,
         host=options.host,
         port=options.port,
-        open_browser=not options.no_browser,
+        open_browser=options.browser,
     )
     return 0
+
+
+def _needs(samples: Sequence[Sample]) -> set[str]:
+    """Return the kinds of input that the samples hold."""
+    images = {"image" for sample in samples if sample.images}
+    return images | {"audio" for sample in samples if sample.sounds}
 
 
 def _found(runs: Path) -> list[str]:

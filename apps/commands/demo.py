@@ -10,9 +10,7 @@ EXAMPLE = "triptych demo --no-app\ntriptych demo --out runs/demo --port 7860"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--no-app", action="store_true", help="end after the report instead of opening the app"
-    )
+    parser.add_argument("--no-app", action="store_true", help="end after the report, open no app")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder for all results (%(default)s)"
     )

@@ -20,9 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {', '.join(plugins.names('recipes'))}")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="a setting, as in lr=1e-4")
-    parser.add_argument(
-        "--config", type=Path, metavar="F", help="settings from a YAML file or a run's folder"
-    )
+    parser.add_argument("--config", type=Path, metavar="F", help="settings from a YAML file or a run folder")
     parser.add_argument("--preset", metavar="P", help="settings the recipe has a name for, such as smoke")
 
 

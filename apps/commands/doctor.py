@@ -1,0 +1,140 @@
+"""Check this installation: Python, torch, devices, memory, packages, shipped files, browser."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Literal
+
+EXAMPLE = "triptych doctor"
+Row = tuple[Literal["ok", "note", "broken"], str, str]
+IMPORTS = ("torch", "torchvision", "torchaudio", "transformers", "peft", "accelerate", "soundfile", "gradio")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare that there are no options."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each check; 1 if something that is needed is broken."""
+    broken = 0
+    for check in CHECKS:
+        for state, what, found in check():
+            print(f"{state:<7} {what:<14} {found}", flush=True)
+            broken += state == "broken"
+    print("something that is needed is broken" if broken else "all that is needed is here")
+    return 1 if broken else 0
+
+
+def _python() -> Iterator[Row]:
+    state = "ok" if sys.version_info >= (3, 11) else "broken"
+    yield state, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _packages() -> Iterator[Row]:
+    """Hold the installed versions against what this distribution asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        asked = requires("triptych") or []
+    except PackageNotFoundError:
+        yield "broken", "triptych", "not installed; run `pip install -e .`"
+        return
+    for requirement in map(Requirement, asked):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            yield "broken", requirement.name, f"missing; {requirement} is needed"
+            continue
+        fits = requirement.specifier.contains(found, prereleases=True)
+        yield (
+            "ok" if fits else "broken",
+            requirement.name,
+            found if fits else f"{found}; {requirement} is needed",
+        )
+
+
+def _imports() -> Iterator[Row]:
+    """Import what has parts in machine code: a wrong pair of versions shows only then."""
+    for name in IMPORTS:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            yield "broken", name, f"does not import: {type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def _devices() -> Iterator[Row]:
+    try:
+        import torch
+    except Exception:
+        return  # told by `_imports`
+    from studio.training.threads import physical_cores
+
+    cores = physical_cores()
+    yield (
+        "ok",
+        "threads",
+        f"{cores} physical cores; OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}",
+    )
+    if not torch.cuda.is_available():
+        yield "note", "CUDA", "no device; everything runs on the CPU"
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        yield "ok", f"cuda:{index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+
+
+def _memory() -> Iterator[Row]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield "ok" if total >= 6 else "note", "memory", f"{total:.0f} GiB; the demo needs 6"
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    yield "ok" if free >= 2 else "note", "disk", f"{free:.0f} GiB free here"
+
+
+def _assets() -> Iterator[Row]:
+    from studio.assets import find_data, find_model, shipped
+    from studio.errors import TriptychError
+
+    try:
+        from studio.checkpoint import Checkpoint
+
+        base = Checkpoint(find_model("nano-omni"))
+        yield "ok", "nano-omni", f"{len(base.names())} tensors, fingerprint {base.fingerprint()[:12]}"
+    except (TriptychError, ImportError) as error:
+        yield "broken", "nano-omni", str(error)
+    for name in ("handwriting", "textiles", "commands", "helpdesk"):
+        try:
+            parts = [split for split in ("train", "test") if (find_data(name) / f"{split}.jsonl").is_file()]
+            yield "ok" if len(parts) == 2 else "broken", name, ", ".join(parts) or "no rows"
+        except TriptychError as error:
+            yield "broken", name, str(error)
+    more = sorted(set(shipped("data")) - {"handwriting", "textiles", "commands", "helpdesk"})
+    if more:
+        yield "ok", "more data", ", ".join(more)
+
+
+def _programs() -> Iterator[Row]:
+    for what, names, use in (
+        ("chromium", ("chromium", "chromium-browser", "google-chrome"), "the browser test"),
+        ("espeak-ng", ("espeak-ng",), "making the spoken sample data again"),
+    ):
+        found = next(filter(None, map(shutil.which, names)), None)
+        yield "ok" if found else "note", what, found or f"not found; only {use} needs it"
+
+
+CHECKS: tuple[Callable[[], Iterator[Row]], ...] = (
+    _python,
+    _packages,
+    _imports,
+    _devices,
+    _memory,
+    _assets,
+    _programs,
+)

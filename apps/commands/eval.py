@@ -1,0 +1,92 @@
+"""Measure models and adapters on held-out data: a table with value, n and 95 % interval."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from studio import plugins
+from studio.errors import ConfigError
+
+EXAMPLE = (
+    "triptych eval nano-omni nano-omni+runs/handwriting/adapter --data handwriting\n"
+    "triptych eval ties=runs/merged nano-omni --data commands --data textiles --metric wer --out runs/eval"
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL[+ADAPTER]",
+        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="D",
+        help="a .jsonl file, a folder with test.jsonl, or a shipped name; may be given again",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        metavar="M",
+        help=f"may be given again; {', '.join(plugins.names('metrics'))} (exact_match)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the scores and the answers",
+    )
+    parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate, print a table for each metric, and write the scores where that is asked for."""
+    from apps.choices import by_base, one_base, read_choices
+    from studio.assets import find_data
+
+    metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
+    for metric in metrics:
+        plugins.load("metrics", metric)
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+    choices = read_choices(options.models)
+    paths = {name: find_data(name) for name in dict.fromkeys(options.data)}
+
+    from rich.console import Console
+
+    from apps.evaluate import Together, evaluate, table
+    from studio.data import check_modalities, load_data
+    from studio.families import detect
+    from studio.log import best_log
+    from studio.training.threads import set_threads
+    from studio.variants import Engine
+
+    set_threads()
+    data = {name: load_data(path, split=options.split)[: options.limit] for name, path in paths.items()}
+    groups = by_base(choices)
+    for base, _ in groups:
+        for samples in data.values():
+            check_modalities(samples, detect(base))
+    results = evaluate(
+        Together([Engine(*one_base(group)) for _, group in groups]),
+        data,
+        metrics,
+        best_log(),
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        cache=options.out / "answers" if options.out else None,
+        out=options.out,
+    )
+    for metric in metrics:
+        Console().print(table(results, metric))
+    if options.out:
+        print(f"written to {options.out / 'scores.json'}")
+    return 0
