@@ -6,9 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from studio.assets import find_model
 from studio.errors import CheckpointError, TriptychError
+
+if TYPE_CHECKING:
+    from studio.types import Sample
+    from studio.variants import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,27 @@ def one_base(choices: Sequence[Choice]) -> tuple[Path, dict[str, Path | None]]:
             )
         variants[choice.name] = choice.adapter or (None if same else choice.base)
     return base, variants
+
+
+class Fleet:
+    """Several engines asked as one; the names of their variants differ."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        """Take the engines in the order in which their variants are to be asked."""
+        self._by_name = {name: engine for engine in engines for name in engine.names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variants of all engines."""
+        return tuple(self._by_name)
+
+    def answers(self, name: str, samples: Sequence[Sample], **settings: Any) -> list[str]:
+        """Return one variant's answers, in the samples' order."""
+        return self._by_name[name].answers(name, samples, **settings)
+
+    def fingerprint(self, name: str) -> str:
+        """Return a hash of all that decides one variant's answers."""
+        return self._by_name[name].fingerprint(name)
 
 
 def by_base(choices: Sequence[Choice]) -> list[tuple[Path, list[Choice]]]:

@@ -78,7 +78,7 @@ def _dispatch(given: list[str]) -> int:
     except SystemExit as done:  # argparse has printed the help, or what is wrong
         return int(done.code or 0)
     if stray:
-        raise TriptychError(f"triptych {name}: {_stray(parser, stray[0])}")
+        raise TriptychError(f"{name}: {_stray(parser, stray[0])}")
     return int(command.run(options))
 
 

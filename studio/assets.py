@@ -104,12 +104,11 @@ def _cached(model: str) -> Path | None:
 
 
 def _neighbours(path: Path, kind: str, sign: str) -> list[str]:
-    """Return shipped names, and what stands beside ``path`` and is of their kind, as candidates for a hint."""
+    """Return shipped names and what stands beside ``path`` and is of their kind: candidates for a hint."""
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    alike = [
-        file for file in beside if (file / sign).is_file() or file.suffix == Path(sign).suffix == ".jsonl"
-    ]
-    return shipped(kind) + [str(file) for file in alike]
+    rows = ".jsonl" if sign.endswith(".jsonl") else None
+    alike = [str(file) for file in beside if (file / sign).is_file() or file.suffix == rows]
+    return shipped(kind) + alike
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -33,8 +33,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _python() -> Iterator[Row]:
-    state = "ok" if sys.version_info >= (3, 11) else "broken"
-    yield state, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    new = sys.version_info >= (3, 11)
+    yield (
+        "ok" if new else "broken",
+        "python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
 
 
 def _packages() -> Iterator[Row]:
@@ -55,11 +59,10 @@ def _packages() -> Iterator[Row]:
             yield "broken", requirement.name, f"missing; {requirement} is needed"
             continue
         fits = requirement.specifier.contains(found, prereleases=True)
-        yield (
-            "ok" if fits else "broken",
-            requirement.name,
-            found if fits else f"{found}; {requirement} is needed",
-        )
+        if fits:
+            yield "ok", requirement.name, found
+        else:
+            yield "broken", requirement.name, f"{found}; {requirement} is needed"
 
 
 def _imports() -> Iterator[Row]:
@@ -78,12 +81,8 @@ def _devices() -> Iterator[Row]:
         return  # told by `_imports`
     from studio.training.threads import physical_cores
 
-    cores = physical_cores()
-    yield (
-        "ok",
-        "threads",
-        f"{cores} physical cores; OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}",
-    )
+    asked = os.environ.get("OMP_NUM_THREADS", "not set")
+    yield "ok", "threads", f"{physical_cores()} physical cores; OMP_NUM_THREADS is {asked}"
     if not torch.cuda.is_available():
         yield "note", "CUDA", "no device; everything runs on the CPU"
     for index in range(torch.cuda.device_count()):

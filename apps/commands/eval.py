@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print a table for each metric, and write the scores where that is asked for."""
-    from apps.choices import by_base, one_base, read_choices
+    from apps.choices import Fleet, by_base, one_base, read_choices
     from studio.assets import find_data
 
     metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from apps.evaluate import Together, evaluate, table
+    from apps.evaluate import evaluate, table
     from studio.data import check_modalities, load_data
     from studio.families import detect
     from studio.log import best_log
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         for samples in data.values():
             check_modalities(samples, detect(base))
     results = evaluate(
-        Together([Engine(*one_base(group)) for _, group in groups]),
+        Fleet([Engine(*one_base(group)) for _, group in groups]),
         data,
         metrics,
         best_log(),
