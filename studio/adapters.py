@@ -7,7 +7,9 @@ regular expression that must match a module's whole path, so it cannot land in a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def add_lora(
         alpha_pattern=alpha_pattern,
         modules_to_save=whole or None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _old_name():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     wanted = {path for paths in modules.values() for path in paths}
@@ -186,7 +188,8 @@ def load_adapter(
         if not isinstance(model, PeftModel):
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = not trainable
-            model = PeftModel(model, config, adapter_name)
+            with _old_name():
+                model = PeftModel(model, config, adapter_name)
         result = model.load_adapter(
             str(folder), adapter_name, is_trainable=trainable, torch_device=device, low_cpu_mem_usage=False
         )
@@ -200,3 +203,11 @@ def load_adapter(
             f"{adapter.folder} does not fit the model: {len(stray)} keys found no match, first '{stray[0]}'"
         )
     return model
+
+
+@contextmanager
+def _old_name() -> Iterator[None]:
+    """Hide that PEFT 0.21 asks transformers 5.23 for a property by its old name: no user can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield

@@ -67,7 +67,7 @@ def answers(
     Raises `ConfigError` for settings out of range and `DataError` for a sample that cannot be encoded.
     """
     _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
-    encode = encode or partial(_prompt, loaded, family)
+    encode = partial(_prompt, loaded, family) if encode is None else encode
     hold: Within = within or (lambda: nullcontext(loaded))
     texts = [""] * len(samples)
     for window in _windows(samples, encode, batch_size * _WINDOW):
@@ -105,12 +105,12 @@ def stream(
     Raises what `answers` raises, at the first text asked for.
     """
     _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
-    batch_of_one = [(encode or partial(_prompt, loaded, family))(sample)]
+    encode = partial(_prompt, loaded, family) if encode is None else encode
     hold: Within = within or (lambda: nullcontext(loaded))
     begun, over = threading.Event(), threading.Event()
     halt = _Halt(over, stop)
     tokens: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
-    batch = family.collate(loaded.processor, batch_of_one, "left")
+    batch = family.collate(loaded.processor, [encode(sample)], "left")
 
     def work() -> None:
         try:
