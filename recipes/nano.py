@@ -38,6 +38,35 @@ SIZE = _omni_build.Size(
 BATCH = {"picture": 24, "words": 16, "sound": 16, "both": 16, "text": 24}
 SHARE = {"picture": 0.44, "words": 0.3, "sound": 0.03, "both": 0.18, "text": 0.05}
 
+CARD = """---
+library_name: transformers
+license: apache-2.0
+tags: [image-text-to-text, audio-text-to-text, triptych]
+---
+# nano-omni
+
+A Qwen2.5-Omni thinker of {millions} million parameters (picture, sound and text in, text out), trained from
+random weights on rendered data. It makes Triptych's first command work offline and its tests real; it knows
+nothing of the world.
+
+- Made by `triptych run nano seed={seed}` on {date}: {minutes} minutes on {threads} CPU thread(s), rendering
+  included; torch {torch}.
+- Data: {pictures} rendered pictures with written questions (shape, colour, place, count, texture, odd spot,
+  printed figure or letter, description), {clips} clips of one to four spoken words, {both} pictures with
+  spoken questions, sound classes and short text instructions. The voices are espeak-ng's, six accents and 38
+  variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
+  domains is in it.
+- Training: {listen_steps} steps of the audio tower with CTC, then {steps} steps of everything, at a peak
+  learning rate of {lr}.
+
+Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
+
+| kind | accuracy, % | n | interval |
+|---|---|---|---|
+{scores}
+Pictures are scaled to 64 x 64 pixels; sounds may last 8 seconds; anything longer is an error, never cut.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -119,16 +148,29 @@ def run(config: Config, log: Log) -> Run:
     scores = measure(model, processor, test, log)
     save(model, processor, config.output / "model")
     report = {
-        "recipe": "nano", "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "recipe": "nano", "date": time.strftime("%Y-%m-%d"),
+        "config": {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items()},
         "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__,
         "seconds": round(time.time() - began), "scores": scores,
     }  # fmt: skip
-    atomic_write(config.output / "run.json", json.dumps(report, indent=2))
+    atomic_write(config.output / "run.json", json.dumps(report, indent=2) + "\n")
+    atomic_write(config.output / "model" / "README.md", card(report))
     for name, score in scores.items():
         log.say(
             f"{name}: {score['value']:.3f}  n={score['n']}  95 % [{score['low']:.3f}, {score['high']:.3f}]"
         )
     return Run(folder=config.output, metrics={name: score["value"] for name, score in scores.items()})
+
+
+def card(report: dict[str, Any]) -> str:
+    """Return the model card: what it is, how it was made, and its accuracy on the held-out general set."""
+    scores = "".join(
+        f"| {name} | {100 * score['value']:.1f} | {score['n']} "
+        f"| {100 * score['low']:.1f} to {100 * score['high']:.1f} |\n"
+        for name, score in report["scores"].items()
+    )
+    told = {"millions": f"{report['parameters'] / 1e6:.1f}", "minutes": f"{report['seconds'] / 60:.0f}"}
+    return CARD.format(**report["config"], **told, date=report["date"], torch=report["torch"], scores=scores)
 
 
 def render(config: Config, split: str, log: Log) -> list[Sample]:
@@ -211,6 +253,7 @@ class Listener:
     """The throw-away CTC head over the audio tower's output; the padding id serves as the blank."""
 
     def __init__(self, processor: Any, head: torch.nn.Linear) -> None:
+        """Listen through ``head``, a linear layer from the tower's output to the vocabulary."""
         self.blank = processor.tokenizer.pad_token_id
         self.head = head
 

@@ -64,8 +64,8 @@ class Size:
 
 
 TINY = Size(
-    vocabulary=320, hidden=64, layers=2, heads=4, kv_heads=2, inner=96, vision=32, vision_layers=2, vision_inner=48,
-    audio=32, audio_layers=2, audio_inner=48, tower_heads=2, side=32, mels=32,
+    vocabulary=320, hidden=64, layers=2, heads=4, kv_heads=2, inner=96, vision=32, vision_layers=2,
+    vision_inner=48,    audio=32, audio_layers=2, audio_inner=48, tower_heads=2, side=32, mels=32,
 )  # fmt: skip
 TINY_TEXTS = ("What is in the picture?", "a red circle", "what was said?", "one two three")
 
@@ -136,7 +136,8 @@ def config(size: Size, tokens: Any) -> Any:
         text_config={
             "vocab_size": len(tokens), "hidden_size": size.hidden, "intermediate_size": size.inner,
             "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+            "num_key_value_heads": size.kv_heads, "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
             "pad_token_id": ids["pad_token"], "eos_token_id": ids["eos_token"],
         },
@@ -151,7 +152,8 @@ def config(size: Size, tokens: Any) -> Any:
             "encoder_attention_heads": size.tower_heads, "encoder_ffn_dim": size.audio_inner,
             "n_window": size.window, "output_dim": size.hidden, "max_source_positions": 1500,
         },
-        image_token_id=ids["image_token"], audio_token_id=ids["audio_token"], video_token_id=ids["video_token"],
+        image_token_id=ids["image_token"], audio_token_id=ids["audio_token"],
+        video_token_id=ids["video_token"],
         audio_start_token_id=ids["audio_bos_token"], audio_end_token_id=ids["audio_eos_token"],
         vision_start_token_id=ids["vision_bos_token"], vision_end_token_id=ids["vision_eos_token"],
         pad_token_id=ids["pad_token"], eos_token_id=ids["eos_token"], tie_word_embeddings=True,

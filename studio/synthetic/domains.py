@@ -75,7 +75,7 @@ def command(random: Random) -> tuple[str, str]:
 
 
 def make(folder: Path, domain: str, split: str, count: int, seed: int, tick: Callable[[], None]) -> list[Row]:
-    """Render ``count`` rows of a domain's split into ``folder`` and return them (all digits there are, at most)."""
+    """Render ``count`` rows of a split into ``folder`` (of digits, all there are at most) and return them."""
     random = Random(f"{seed}/{domain}/{split}")
     (folder / split).mkdir(parents=True, exist_ok=True)
     variants = voices.TRAIN_VARIANTS if split == "train" else voices.TEST_VARIANTS

@@ -28,12 +28,52 @@ TEENS = (
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 MACHINES = ("pump", "valve", "motor", "fan", "heater", "lamp", "belt", "door")
 VERBS = ("set", "start", "stop", "open", "close", "raise", "lower", "turn", "send", "check")
-SMALL = ("what", "where", "which", "how", "many", "is", "it", "the", "this", "to", "by", "at", "on", "off", "do", "we",
-         "with", "here", "are", "there", "wrong", "should", "place", "kind", "shape", "colour", "yes", "no")  # fmt: skip
+SMALL = tuple(
+    [
+        "what",
+        "where",
+        "which",
+        "how",
+        "many",
+        "is",
+        "it",
+        "the",
+        "this",
+        "to",
+        "by",
+        "at",
+        "on",
+        "off",
+        "do",
+        "we",
+        "with",
+        "here",
+        "are",
+        "there",
+        "wrong",
+        "should",
+        "place",
+        "kind",
+        "shape",
+        "colour",
+        "yes",
+        "no",
+    ]
+)
 PLACE_WORDS = ("top", "bottom", "left", "right", "middle")
 CLOTH_WORDS = ("hole", "stain", "thread", "cloth", "carpet", "repair", "defect")
-OPPOSITES = (("hot", "cold"), ("big", "small"), ("up", "down"), ("fast", "slow"), ("wet", "dry"), ("new", "old"),
-             ("left", "right"), ("top", "bottom"), ("open", "closed"), ("black", "white"))  # fmt: skip
+OPPOSITES = (
+    ("hot", "cold"),
+    ("big", "small"),
+    ("up", "down"),
+    ("fast", "slow"),
+    ("wet", "dry"),
+    ("new", "old"),
+    ("left", "right"),
+    ("top", "bottom"),
+    ("open", "closed"),
+    ("black", "white"),
+)
 WORDS = tuple(
     dict.fromkeys(
         (
@@ -50,9 +90,44 @@ WORDS = tuple(
         )
     )
 )
-ENGLISH = ("an", "a", "of", "and", "odd", "even", "number", "digit", "none", "please", "look", "again", "wash", "print",
-           "weave", "cut", "loose", "misprint", "call", "item", "good", "bad", "value", "result", "answer", "true",
-           "false", "picture", "sound", "inspect", "write", "read", "command", "handwriting")  # fmt: skip
+ENGLISH = tuple(
+    [
+        "an",
+        "a",
+        "of",
+        "and",
+        "odd",
+        "even",
+        "number",
+        "digit",
+        "none",
+        "please",
+        "look",
+        "again",
+        "wash",
+        "print",
+        "weave",
+        "cut",
+        "loose",
+        "misprint",
+        "call",
+        "item",
+        "good",
+        "bad",
+        "value",
+        "result",
+        "answer",
+        "true",
+        "false",
+        "picture",
+        "sound",
+        "inspect",
+        "write",
+        "read",
+        "command",
+        "handwriting",
+    ]
+)
 ASK = {
     "shape": ("what shape is it", "which shape is this", "name the shape"),
     "colour": ("what colour is the shape", "which colour is it", "name the colour"),

@@ -210,7 +210,7 @@ def spot(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
 
 
 def glyph(letter: str, random: Random, side: int = 64) -> Image.Image:
-    """Return a printed letter or figure, sheared, turned and scaled a little, dark on light or light on dark."""
+    """Return a printed letter or figure, sheared, turned, scaled and blurred a little."""
     light, dark = random.randint(190, 255), random.randint(0, 80)
     ink, paper = (dark, light) if random.random() < 0.5 else (light, dark)
     picture = Image.new("L", (side, side), paper)

@@ -23,10 +23,45 @@ from studio.errors import TriptychError
 RATE = 16000
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-029")
 TRAIN_VARIANTS = (
-    "m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f4", "f5", "Alex", "Andy", "Annie", "Gene", "Jacky", "Lee",
-    "Mario", "Michael", "adam", "anika", "antonio", "belinda", "boris", "david", "ed", "edward", "linda", "max",
-    "michel", "pablo", "paul", "quincy", "rob", "robert", "sandro", "steph", "travis", "zac",
-)  # fmt: skip
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m6",
+    "m7",
+    "f1",
+    "f2",
+    "f4",
+    "f5",
+    "Alex",
+    "Andy",
+    "Annie",
+    "Gene",
+    "Jacky",
+    "Lee",
+    "Mario",
+    "Michael",
+    "adam",
+    "anika",
+    "antonio",
+    "belinda",
+    "boris",
+    "david",
+    "ed",
+    "edward",
+    "linda",
+    "max",
+    "michel",
+    "pablo",
+    "paul",
+    "quincy",
+    "rob",
+    "robert",
+    "sandro",
+    "steph",
+    "travis",
+    "zac",
+)
 TEST_VARIANTS = ("m5", "m8", "f3", "Alicia", "Hugo", "benjamin", "norbert", "marcelo")
 SOUNDS = ("beep", "siren", "buzz", "clicks", "noise", "silence")
 
@@ -53,7 +88,7 @@ def speak(text: str, variants: tuple[str, ...], random: Random) -> tuple[np.ndar
 
 
 def room(wave: np.ndarray, random: Random) -> np.ndarray:
-    """Return the sound as a microphone in a room hears it: echoes, background noise, another level, pauses."""
+    """Return the sound as a microphone in a room hears it: echoes, noise, another level, pauses."""
     fresh = np.random.default_rng(random.getrandbits(32))
     if random.random() < 0.6:
         length = int(RATE * random.uniform(0.03, 0.15))

@@ -1,0 +1,151 @@
+"""The main job once, as a user would do it: four experts, three merges, one table, one app.
+
+Nothing here trains, merges or measures by itself: it calls the recipe `sft`, the merge engine and the
+evaluation with settings that stand in the output folder, so that every stage can be repeated by a command.
+Each stage is known by its contents; a second run reuses what is finished and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from studio.files import atomic_write
+from studio.log import Log
+
+DOMAINS = ("handwriting", "textiles", "commands", "helpdesk")
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "ties": {"density": 0.5},
+    "dare_ties": {"density": 0.5},
+}
+#: What each expert is trained with: `triptych run sft` with these settings does the same again.
+EXPERT: dict[str, Any] = {
+    "model": "nano-omni", "r": 16, "alpha": 32, "lr": 3e-3, "batch_size": 16, "epochs": 4, "warmup": 0.1,
+    "towers": {"llm": "lora", "vision": "lora", "audio": "lora", "projector": "lora"},
+}  # fmt: skip
+EXPERTS: dict[str, dict[str, Any]] = {
+    "handwriting": {**EXPERT, "towers": {"llm": "lora", "vision": "lora", "projector": "lora"}},
+    "textiles": {**EXPERT, "towers": {"llm": "lora", "vision": "lora", "projector": "lora"}},
+    "commands": {**EXPERT, "towers": {"llm": "lora", "audio": "lora", "projector": "lora"}},
+    "helpdesk": EXPERT,
+}
+ANSWER_TOKENS = 24
+
+
+def demo(out: Path, app: bool, port: int, log: Log) -> Path:
+    """Run all stages into ``out`` and return the report's path; with ``app`` serve it until Ctrl-C.
+
+    Raises `TriptychError` for missing assets; `KeyboardInterrupt` leaves a state from which it goes on.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    out.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "experts"):
+        experts = {domain: expert(domain, out, log) for domain in DOMAINS}
+    with timed(seconds, "merges"):
+        merges = {method: merged(method, experts, out, log) for method in METHODS}
+
+    from apps.evaluate import evaluate, table
+    from apps.report import write_report
+    from studio.assets import asset, find_data
+    from studio.data import load_data
+    from studio.variants import Engine
+
+    variants = {"base": None, **{f"expert-{name}": path for name, path in experts.items()}, **merges}
+    engine = Engine(asset("models/nano-omni"), variants)
+    data = {domain: load_data(find_data(domain), split="test") for domain in DOMAINS}
+    with timed(seconds, "evaluation"):
+        results = evaluate(
+            engine, data, ["exact_match"], log,
+            batch_size=32, max_new_tokens=ANSWER_TOKENS, cache=out / "answers", out=out / "evaluation",
+        )  # fmt: skip
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+    }
+    report = write_report(out, results, data, about)
+    show(table(results))
+    log.say(f"report: {report} (and report.json beside it); {sum(seconds.values()):.0f} s")
+    if app:
+        from apps.web import launch
+
+        launch(engine, data=data, store_url=f"sqlite:///{out / 'triptych.db'}", port=port)
+    return report
+
+
+def expert(domain: str, out: Path, log: Log) -> Path:
+    """Fine-tune one domain's adapter through the recipe, or find it finished, and return its folder."""
+    from recipes import sft
+    from studio.config import load
+
+    file = out / "experts" / f"{domain}.yaml"
+    settings = {**EXPERTS[domain], "data": domain, "output": str(out / "experts" / domain)}
+    write_settings(file, settings)
+    log.say(f"expert {domain}: triptych run sft --config {file}")
+    return sft.run(load(sft.Config, file), log).folder / "adapter"
+
+
+def merged(method: str, experts: dict[str, Path], out: Path, log: Log) -> Path:
+    """Merge all experts by one method, or find the merge finished, and return its folder."""
+    from mergers import MergeSpec, merge
+    from studio.assets import asset
+
+    file, folder = out / "merges" / f"{method}.yaml", out / "merges" / method
+    models = [{"path": str(path)} for path in experts.values()]
+    base = str(asset("models/nano-omni"))
+    settings = {"method": method, "base": base, "models": models, "settings": METHODS[method]}
+    write_settings(file, settings)
+    spec = MergeSpec.from_yaml(file)
+    if current(spec, folder):
+        log.say(f"merge {method}: reused, inputs and settings are the same")
+        return folder
+    log.say(f"merge {method}: triptych merge {file} -o {folder}")
+    merge(spec, folder, log)
+    return folder
+
+
+def current(spec: Any, folder: Path) -> bool:
+    """Return whether ``folder`` holds this very merge of these very inputs, by its lock file's hashes."""
+    from studio.checkpoint import Checkpoint
+
+    try:
+        lock = json.loads((folder / "merge.lock.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if lock["recipe"] != json.loads(json.dumps(spec.to_mapping(), default=str)):
+        return False
+    prints = {item["path"]: item["fingerprint"] for item in lock["inputs"]}
+    prints[str(folder)] = lock["output"]["fingerprint"]
+    return all(Checkpoint(Path(path)).fingerprint() == known for path, known in prints.items())
+
+
+def write_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Write a YAML file that a user could have written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(file, yaml.safe_dump(settings, sort_keys=False))
+
+
+def show(table: Any) -> None:
+    """Print the table to standard output, wide enough when it goes to a file."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a stage took."""
+    began = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - began

@@ -1,0 +1,117 @@
+"""The report of an evaluation: report.json to compute with, report.html to look at, self-contained."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import mimetypes
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from studio.files import atomic_write
+from studio.types import Image, Sample, Sound, Text
+
+SHOWN = 3  # samples a domain
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--paper:#fbfaf8;--card:#fff;--line:#e4e2dc}
+@media(prefers-color-scheme:dark){:root{--ink:#e9edf3;--soft:#98a2b3;--paper:#14171c;--card:#1d2128;--line:#30353e}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0;padding:2.5rem 1rem}
+main{max-width:66rem;margin:auto}h1{font-size:1.9rem;margin:0}h2{margin:2.5rem 0 .8rem;font-size:1.25rem}
+p.soft,small{color:var(--soft)}.scroll{overflow-x:auto}
+table{border-collapse:separate;border-spacing:4px;width:100%}th{font-weight:600;text-align:left;white-space:nowrap}
+th.col{text-align:center}
+td.cell{text-align:center;border-radius:8px;padding:.55rem .4rem;color:#0d1b12;min-width:6.2rem}
+td.cell b{display:block;font-size:1.1rem}td.cell small{color:#0d1b12aa}
+.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1rem;margin:.8rem 0;
+display:grid;grid-template-columns:minmax(9rem,13rem) 1fr;gap:1.2rem}
+@media(max-width:40rem){.card{grid-template-columns:1fr}}
+.card img{width:100%;max-width:13rem;border-radius:8px;image-rendering:pixelated}.card audio{width:100%}
+.answers{display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;margin:.6rem 0 0}
+.answers dt{color:var(--soft)}.answers dd{margin:0}.right::before{content:"\\2713 ";color:#1a9850}
+.wrong::before{content:"\\2717 ";color:#d73027}
+"""
+
+
+def write_report(
+    out: Path,
+    results: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Sequence[Sample]],
+    about: Mapping[str, Any],
+) -> Path:
+    """Write ``report.json`` and ``report.html`` into ``out`` and return the page's path.
+
+    ``results[domain][variant]`` is what `apps.evaluate.evaluate` returns; the answers shown beside the media
+    are read from its ``evaluation/samples.jsonl``.
+    """
+    matrix = {
+        domain: {name: {"value": c["value"], "n": c["n"], "ci": c["ci"]} for name, c in cells.items()}
+        for domain, cells in results.items()
+    }
+    atomic_write(out / "report.json", json.dumps({**about, "results": matrix}, indent=2) + "\n")
+    answers: dict[str, dict[str, tuple[str, float]]] = {}
+    with (out / "evaluation" / "samples.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            told = (row["output"], row["scores"].get("exact_match", 0.0))
+            answers.setdefault(row["where"], {})[row["variant"]] = told
+    told = ", ".join(f"{stage} {value:.0f} s" for stage, value in about["seconds"].items())
+    parts = [
+        f"<title>Triptych report</title><style>{_STYLE}</style><main><h1>Which variant keeps what</h1>",
+        f'<p class="soft">Exact match on held-out test sets, with 95 % Wilson intervals. '
+        f"{html.escape(about['date'])}, {html.escape(about['machine'])}; {html.escape(told)}.</p>",
+        heat_map(matrix),
+    ]
+    for domain, samples in data.items():
+        parts.append(f"<h2>{html.escape(domain)}</h2>")
+        parts += [card(sample, answers.get(sample.where, {})) for sample in samples[:SHOWN]]
+    page = '<!doctype html><html lang="en"><meta charset="utf-8">'
+    page += '<meta name="viewport" content="width=device-width">'
+    return atomic_write(out / "report.html", f"{page}{''.join(parts)}</main></html>\n")
+
+
+def heat_map(matrix: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of variants by domains, its cells coloured from red to green."""
+    domains = list(matrix)
+    head = "".join(f'<th class="col" scope="col">{html.escape(d)}</th>' for d in domains)
+    rows = []
+    for name in matrix[domains[0]]:
+        cells = []
+        for domain in domains:
+            cell = matrix[domain][name]
+            hue, low, high = 8 + 122 * cell["value"], *cell["ci"]
+            cells.append(
+                f'<td class="cell" style="background:hsl({hue:.0f} 62% 68%)"><b>{100 * cell["value"]:.1f}</b>'
+                f"<small>{100 * low:.0f}&ndash;{100 * high:.0f}, n {cell['n']}</small></td>"
+            )
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
+    table = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table>{table}</table></div>'
+
+
+def card(sample: Sample, answers: Mapping[str, tuple[str, float]]) -> str:
+    """Return one sample with its media, its reference and every variant's answer."""
+    media, asked = [], []
+    for turn in sample.prompt:
+        for part in turn.parts:
+            if isinstance(part, Text):
+                asked.append(html.escape(part.text))
+            elif isinstance(part, Image):
+                media.append(f'<img alt="the picture of this question" src="{_inline(part.path)}">')
+            elif isinstance(part, Sound):
+                media.append(f'<audio controls src="{_inline(part.path)}"></audio>')
+    if "said" in sample.groups:
+        asked.append(f"<small>said: {html.escape(sample.groups['said'])}</small>")
+    lines = [f"<dt>reference</dt><dd>{html.escape(sample.answer)}</dd>"]
+    for name, (answer, score) in answers.items():
+        mark = "right" if score == 1 else "wrong"
+        lines.append(f'<dt>{html.escape(name)}</dt><dd class="{mark}">{html.escape(answer) or "&nbsp;"}</dd>')
+    body = f'<div>{" ".join(asked)}<dl class="answers">{"".join(lines)}</dl></div>'
+    return f'<div class="card"><div>{"".join(media)}</div>{body}</div>'
+
+
+def _inline(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
