@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from studio.errors import CheckpointError, unknown
-from studio.tensorfile import BITS, DTYPES, Entry, read_bytes, read_header
+from studio.tensorfile import BITS, DTYPES, Entry, as_bytes, read_bytes, read_header
 
 #: Weight files that stand alone, in the order in which they are looked for.
 SINGLE = ("model.safetensors", "adapter_model.safetensors")
@@ -152,7 +152,7 @@ class Checkpoint:
                 digest.update(f"{name}\0{entry.kind}\0{list(entry.shape)}\0".encode())
                 for begin in range(0, entry.nbytes, BLOCK):
                     block = self.read_raw(name, begin, min(begin + BLOCK, entry.nbytes))
-                    digest.update(memoryview(block.numpy()))
+                    digest.update(as_bytes(block))
             _fingerprints[key] = digest.hexdigest()
         return _fingerprints[key]
 
@@ -162,7 +162,7 @@ class Checkpoint:
         for name in sorted(self._entries):
             entry = self._entries[name]
             digest.update(f"{name}\0{entry.kind}\0{list(entry.shape)}\0".encode())
-            digest.update(memoryview(self.read_raw(name, 0, min(4096, entry.nbytes)).numpy()))
+            digest.update(as_bytes(self.read_raw(name, 0, min(4096, entry.nbytes))))
         return digest.hexdigest()
 
     def _weight_files(self) -> list[Path]:

@@ -16,13 +16,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from studio.checkpoint import INDEX, SINGLE
-from studio.tensorfile import BITS, DTYPES, encode_header
+from studio.tensorfile import BITS, DTYPES, as_bytes, encode_header
 
 Tensors = Sequence[tuple[str, str, tuple[int, ...]]]
 
@@ -65,16 +63,14 @@ class ShardWriter:
     def write_flat(self, name: str, start: int, tensor: Tensor) -> None:
         """Write elements from number ``start`` of the flattened tensor on."""
         _, _, kind, _ = self._places[name]
-        data = tensor.to(DTYPES[kind]).contiguous().reshape(-1)
-        self.write_raw(name, start * BITS[kind] // 8, data.view(torch.uint8) if data.numel() else data)
+        self.write_raw(name, start * BITS[kind] // 8, tensor.to(DTYPES[kind]).contiguous())
 
     def write_raw(self, name: str, begin: int, data: Tensor) -> None:
-        """Write bytes (uint8) from byte ``begin`` of a tensor on."""
+        """Write a contiguous tensor's bytes from byte ``begin`` of the stored one on."""
         number, place, kind, shape = self._places[name]
-        count = data.numel() if data.dtype == torch.uint8 else data.numel() * data.element_size()
+        view = as_bytes(data)
+        count = len(view)
         assert begin + count <= _nbytes(kind, shape), name
-        array: Any = data.view(torch.uint8).numpy() if count else b""
-        view = memoryview(array)
         done = 0
         while done < count:
             done += os.pwrite(self._open[number], view[done : done + (1 << 30)], place + begin + done)

@@ -163,10 +163,18 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata:
     return len(raw).to_bytes(8, "little") + raw
 
 
+def as_bytes(tensor: Tensor) -> memoryview:
+    """Return a contiguous tensor's memory as bytes, without a copy."""
+    if not tensor.numel():
+        return memoryview(b"")
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
 def read_bytes(descriptor: int, begin: int, count: int) -> Tensor:
     """Return ``count`` bytes from ``begin`` as a uint8 tensor of its own (never a mapped page)."""
     data = torch.empty(count, dtype=torch.uint8)
-    view = memoryview(data.numpy())
+    view = as_bytes(data)
     done = 0
     while done < count:
         got = os.preadv(descriptor, [view[done : done + (1 << 30)]], begin + done)
