@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from studio.families._save import save_pretrained
+from studio.types import Loaded
+
 TEXTS = ("What is in the picture?", "a red circle", "User: Assistant: System:", "how many squares? two")
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<end_of_utterance>"
 MEDIA = {
@@ -101,6 +104,5 @@ def build(folder: Path, seed: int, kind: str = "smolvlm") -> Path:
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id
     )
-    model.save_pretrained(folder)
-    whole.save_pretrained(folder)
+    save_pretrained(Loaded(model, whole), folder)
     return Path(folder)

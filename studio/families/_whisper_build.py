@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from studio.families._save import save_pretrained
+from studio.types import Loaded
+
 TEXTS = ("set pump two to forty", "stop the left motor", "open valve nine", "what was said?")
 
 
@@ -70,6 +73,5 @@ def build(folder: Path, seed: int) -> Path:
         max_length=448,
         begin_suppress_tokens=[words.convert_tokens_to_ids("Ġ"), end],
     )
-    model.save_pretrained(folder)
-    WhisperProcessor(WhisperFeatureExtractor(), words).save_pretrained(folder)
+    save_pretrained(Loaded(model, WhisperProcessor(WhisperFeatureExtractor(), words)), folder)
     return Path(folder)
