@@ -116,7 +116,13 @@ def test_a_file_changed_in_place_has_another_fingerprint(tmp_path: Path) -> None
 
 def test_companions_are_all_files_but_weights(tmp_path: Path) -> None:
     _save(tmp_path)
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "extra/added.txt", "pytorch_model.bin"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "extra/added.txt",
+        "pytorch_model.bin",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     names = [str(name) for name in Checkpoint(tmp_path).companions()]
