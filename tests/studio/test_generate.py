@@ -267,3 +267,14 @@ def test_settings_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         answers(loaded, kind, samples, **wrong)
+
+
+def test_models_answer_in_bfloat16_too(
+    name: str, kind: Family, tiny: Callable[[str], Path], samples: list[Sample]
+) -> None:
+    half = kind.load(tiny(name), dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    texts = answers(half, kind, samples[:3], max_new_tokens=4, batch_size=3)
+    *_, text = stream(half, kind, samples[0], max_new_tokens=4)
+    assert len(texts) == 3
+    assert isinstance(text, str)
