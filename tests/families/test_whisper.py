@@ -112,7 +112,7 @@ def test_rows_that_whisper_cannot_take_are_refused_with_file_and_line(
     again = Sample(
         turns=(*two.turns, Turn(role="user", parts=(Text(text="?"),)), talk), file=two.file, line=12
     )
-    with pytest.raises(DataError, match="one answer.* has 2"):
+    with pytest.raises(DataError, match=r"one answer.* has 2"):
         FAMILY.encode(loaded.processor, again, True)
 
 
