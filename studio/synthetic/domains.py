@@ -109,7 +109,7 @@ def make(folder: Path, domain: str, split: str, count: int, seed: int, tick: Cal
         if domain in ("commands", "helpdesk"):
             wave, groups["voice"] = voices.speak(said, variants, random)
             groups["said"] = said
-            (folder / split / f"{index}.ogg").write_bytes(voices.compressed(voices.room(wave, random)))
+            (folder / split / f"{index}.ogg").write_bytes(voices.compressed(voices.room(wave, random), 0.95))
             parts.append({"type": "audio", "path": f"{split}/{index}.ogg"})
         if domain == "commands":
             parts.append({"type": "text", "text": "Write the command."})

@@ -127,8 +127,11 @@ def sound(kind: str, random: Random) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-def compressed(wave: np.ndarray) -> bytes:
-    """Return the sound as an Opus stream in an Ogg file, a tenth of the size of the samples."""
+def compressed(wave: np.ndarray, level: float | None = None) -> bytes:
+    """Return the sound as an Opus stream in an Ogg file, a tenth of the size of the samples.
+
+    ``level`` in [0, 1] compresses more: 0.95 gives about 21 kbit/s, the default about 31.
+    """
     held = io.BytesIO()
-    soundfile.write(held, wave, RATE, format="OGG", subtype="OPUS")
+    soundfile.write(held, wave, RATE, format="OGG", subtype="OPUS", compression_level=level)
     return held.getvalue()
