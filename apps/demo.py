@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 #: What each expert is trained with: `triptych run sft` with these settings does the same again.
 EXPERT: dict[str, Any] = {
-    "model": "nano-omni", "r": 16, "alpha": 32, "lr": 3e-3, "batch_size": 16, "epochs": 4, "warmup": 0.1,
+    "model": "nano-omni", "r": 16, "alpha": 32, "lr": 3e-3, "batch_size": 16, "max_steps": 300, "warmup": 0.1,
     "towers": {"llm": "lora", "vision": "lora", "audio": "lora", "projector": "lora"},
 }  # fmt: skip
 EXPERTS: dict[str, dict[str, Any]] = {
@@ -51,7 +53,7 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     with timed(seconds, "experts"):
-        experts = {domain: expert(domain, out, log) for domain in DOMAINS}
+        experts = train_experts(out, log)
     with timed(seconds, "merges"):
         merges = {method: merged(method, experts, out, log) for method in METHODS}
 
@@ -84,16 +86,90 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
     return report
 
 
-def expert(domain: str, out: Path, log: Log) -> Path:
-    """Fine-tune one domain's adapter through the recipe, or find it finished, and return its folder."""
+def train_experts(out: Path, log: Log) -> dict[str, Path]:
+    """Fine-tune one adapter a domain through the recipe, or find it finished, and return the folders.
+
+    The small model leaves a second thread idle, so unfinished experts train side by side, one process with
+    one thread for each core. The recipe then sees for itself that a run is finished and its inputs the same.
+    """
     from recipes import sft
     from studio.config import load
 
-    file = out / "experts" / f"{domain}.yaml"
-    settings = {**EXPERTS[domain], "data": domain, "output": str(out / "experts" / domain)}
-    write_settings(file, settings)
-    log.say(f"expert {domain}: triptych run sft --config {file}")
-    return sft.run(load(sft.Config, file), log).folder / "adapter"
+    files = {}
+    for domain, settings in EXPERTS.items():
+        folder = out / "experts" / domain
+        files[domain] = out / "experts" / f"{domain}.yaml"
+        write_settings(files[domain], {**settings, "data": domain, "output": str(folder)})
+        log.say(f"expert {domain}: triptych run sft --config {files[domain]}")
+    side_by_side([domain for domain in files if not finished(out / "experts" / domain)], out / "experts", log)
+    runs = {domain: sft.run(load(sft.Config, file), log) for domain, file in files.items()}
+    return {domain: run.folder / "adapter" for domain, run in runs.items()}
+
+
+def finished(folder: Path) -> bool:
+    """Return whether a run says that it came to its end."""
+    from studio.runs import read_run
+
+    record = read_run(folder)
+    return record is not None and record.state == "finished"
+
+
+def side_by_side(domains: list[str], folder: Path, log: Log) -> None:
+    """Train domains in processes of their own, as many at a time as there are cores; show their progress.
+
+    Interrupted, the processes save their state and end before this function does. One that fails leaves its
+    reason in ``DOMAIN.log``; the recipe tells it again in this process.
+    """
+    if not domains:
+        return
+    waiting, running = list(domains), {}
+    seen = {domain: steps_done(folder / domain) for domain in domains}
+    left = sum(EXPERTS[d]["max_steps"] - seen[d][0] for d in domains) * EXPERT["batch_size"]
+    log.stage(f"training {' '.join(domains)}", left)
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                domain = waiting.pop(0)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "apps.cli",
+                    "run",
+                    "sft",
+                    "--config",
+                    f"{folder / domain}.yaml",
+                ]
+                with (folder / f"{domain}.log").open("wb") as told:
+                    running[domain] = subprocess.Popen(
+                        [*command, "threads=1"],
+                        stdout=told,
+                        stderr=told,
+                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    )
+            time.sleep(1)
+            for domain, process in list(running.items()):
+                step, loss = steps_done(folder / domain)
+                if step > seen[domain][0]:
+                    samples = (step - seen[domain][0]) * EXPERT["batch_size"]
+                    log.advance(samples, **{f"{domain} step": step, "loss": loss})
+                    seen[domain] = (step, loss)
+                if process.poll() is not None:
+                    del running[domain]
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+
+
+def steps_done(run: Path) -> tuple[int, float]:
+    """Return the last step in a run's metrics.jsonl and its loss; (0, nan) before the first."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(next(line for line in reversed(lines) if '"loss"' in line and line.endswith("}")))
+    except (OSError, StopIteration, ValueError):
+        return 0, float("nan")
+    return int(last["step"]), float(last["loss"])
 
 
 def merged(method: str, experts: dict[str, Path], out: Path, log: Log) -> Path:
