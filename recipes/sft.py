@@ -144,10 +144,6 @@ def run(config: Config, log: Log) -> Run:
     if old is not None and old.state == "finished":
         log.say(f"{output} is finished with these settings and inputs; resume=false trains it again")
         return Run(folder=output, metrics=old.metrics)
-    if main:
-        begin_run(output, record, fresh=old is None)
-    accelerator.wait_for_everyone()
-    progress = read_progress(output / "last") or Progress()
 
     # Check: every row is decoded and encoded now, not in step 900. Processes of one machine share the work.
     dtype = compute_type(config.precision, accelerator.device)
@@ -157,9 +153,12 @@ def run(config: Config, log: Log) -> Run:
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
         encode_samples(base, loaded.processor, family, rows, shards, log, name=name, part=share)
     accelerator.wait_for_everyone()
+    if main:
+        begin_run(output, record, fresh=old is None)
+    accelerator.wait_for_everyone()
+    progress = read_progress(output / "last") or Progress()
     data, eval_set = (open_encoded(base, family, rows, shards) for rows in (train, held_out))
     collate = partial(family.collate, loaded.processor, side="right")
-    encoded = time.monotonic()
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
     plain = choose_trainable(
@@ -182,12 +181,13 @@ def run(config: Config, log: Log) -> Run:
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
     warmup = warmup_steps(config.warmup, total)
     eval_every, save_every = config.eval_every or per_epoch, config.save_every or per_epoch
-    log.stage("training", total, "steps")
     if progress.step:
         log.say(f"going on after step {progress.step} of {total}")
-        log.advance(progress.step)
+    log.stage("training", total - progress.step, "steps")
+    prepared = time.monotonic() - began
     metrics = Metrics(output, accelerator, log, record.config, step=progress.step, seconds=progress.seconds)
     batches: list[list[int]] = []
+    train_mode(plain)
     with Interrupt() as interrupt:
         for step in range(progress.step, total):
             if not batches or step % per_epoch == 0:
@@ -197,7 +197,6 @@ def run(config: Config, log: Log) -> Run:
             lr = config.lr * factor(step, total, warmup, config.schedule)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            train_mode(plain)
 
             # One denominator for the whole step: the sum over micro-batches and processes is then the mean
             # over supervised tokens. DDP averages gradients over processes, hence times `world`.
@@ -219,12 +218,13 @@ def run(config: Config, log: Log) -> Run:
             done = step + 1
             evaluate = held_out and (done % eval_every == 0 or done == total)
             save = done % save_every == 0 or done == total
-            due = bool(evaluate or save)
-            stop = metrics.step(done, loss, norm, samples=len(batch), lr=lr, due=due, stop=interrupt.asked)
+            due, asked = bool(evaluate or save), interrupt.asked
+            stop = metrics.step(done, loss, norm, samples=len(batch), lr=lr, due=due, stop=asked)
             if evaluate:
                 lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, (rank, world))
                 value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
                 metrics.evaluated(done, eval_loss=value)
+                train_mode(plain)
                 if progress.best is None or value < progress.best:
                     progress = dataclasses.replace(progress, best=value, best_step=done)
                     if main:
@@ -241,9 +241,9 @@ def run(config: Config, log: Log) -> Run:
     # Save: the adapter or model of the best evaluation is there already; without evaluation it is the last.
     token_loss.close()
     figures = {"steps": float(total), "loss": progress.loss, "trainable": float(count)}
-    if progress.best is not None:
+    if held_out:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}
-    timings = {"prepare": encoded - began, "train": progress.seconds}
+    timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
     if main:
         if not held_out:

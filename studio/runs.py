@@ -25,7 +25,7 @@ from studio.files import atomic_write
 
 FILE, CARD = "run.json", "README.md"
 #: What a run leaves in its folder beside its files.
-PARTS = ("last", "adapter", "model", "encoded")
+PARTS = ("last", "adapter", "model")
 PACKAGES = ("triptych", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 
