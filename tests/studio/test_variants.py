@@ -97,7 +97,7 @@ def alone(base: Path, folders: dict[str, Path | None], samples: list[Sample]) ->
 
 @pytest.fixture(scope="module")
 def engine(base: Path, folders: dict[str, Path | None]) -> Engine:
-    return Engine(base, folders, max_models=1)
+    return Engine(base, folders, max_models=2)
 
 
 def test_the_variants_of_this_test_differ(alone: dict[str, list[str]]) -> None:
