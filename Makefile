@@ -31,5 +31,6 @@ lint: $(STAMP)
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# Each script measures ours and the peer in one run; ARGS chooses: make bench ARGS=tests/benchmarks/bench_data.py
 bench: $(STAMP)
-	OMP_NUM_THREADS=2 $(RUN)/python -m pytest tests/benchmarks -m "slow or not slow" -s $(ARGS)
+	set -e; for script in $(or $(ARGS),$(wildcard tests/benchmarks/bench_*.py)); do $(RUN)/python $$script; done

@@ -11,6 +11,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read our output has left
         return 1
-    except OSError as error:
-        if error.errno not in DENIED:
+    except Exception as error:
+        reason = _denied(error)
+        if reason is None:
             raise
-        _tell(f"cannot write: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+        _tell(f"cannot write: {reason}")
         return 1
     except KeyboardInterrupt:
         _tell("stopped; the same command goes on where it can")
@@ -87,6 +89,15 @@ def _stray(parser: argparse.ArgumentParser, argument: str) -> str:
     if not argument.startswith("-"):
         return f"nothing takes the argument '{argument}'"
     return unknown("option", argument.partition("=")[0], parser._option_string_actions)
+
+
+def _denied(error: Exception) -> str | None:
+    """Return what the machine refused, if the error is about that; safetensors only tells a number."""
+    if isinstance(error, OSError):
+        file = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{file}" if error.errno in DENIED else None
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return os.strerror(int(told[1])) if told and int(told[1]) in DENIED else None
 
 
 def _overview() -> str:

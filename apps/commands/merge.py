@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
     more = {
         "output": options.output,
-        "rank": options.rank,
+        "rank": _rank(options.rank),
         "seed": options.seed,
         "threads": options.threads,
         "shard_size": options.shard_size,
@@ -98,6 +98,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     merge(spec, options.out, best_log())
     return 0
+
+
+def _rank(text: str | None) -> str | int | float | None:
+    """Return a rank as a number where it is one; the merge says what is allowed."""
+    for kind in (int, float):
+        try:
+            return kind(text) if text is not None else None
+        except ValueError:
+            continue
+    return text
 
 
 def _weighted(text: str) -> str:
