@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from studio.errors import CheckpointError
 from studio.types import Loaded
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
@@ -50,13 +53,17 @@ def _one_sentence(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the library's progress bar for the block; progress is told through `studio.log`."""
+    """Hide the library's progress bar for the block; progress is told through `studio.log`.
+
+    One thread at a time: the bar's switch and the type that a loading model is made in are the process's.
+    """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    with _ONE_AT_A_TIME:
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                logging.enable_progress_bar()
