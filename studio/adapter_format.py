@@ -95,7 +95,8 @@ class Factors:
         norm = adapted.transpose(0, axis).flatten(1).norm(dim=1)
         sides = [1] * len(self.shape)
         sides[axis] = -1
-        return (self.magnitude / norm).view(sides)
+        scale: Tensor = (self.magnitude / norm).view(sides)
+        return scale
 
 
 class Adapter:

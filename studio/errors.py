@@ -1,13 +1,13 @@
 """Everything a user can get wrong, as one sentence each.
 
-    ValueError
-    └── TriptychError       the command line prints the sentence and exits with 2
-        ├── ConfigError     a setting: unknown key, wrong type, out of range
-        ├── UnknownName     a recipe, family, method or metric that does not exist
-        ├── DataError       a data row: where (file:line), what, what is allowed
-        │   └── MediaError  a picture or a sound: missing, empty, truncated, wrong type
-        ├── CheckpointError a model or adapter folder that cannot be read or trusted
-        └── MergeError      inputs that cannot be merged with each other
+ValueError
+└── TriptychError       the command line prints the sentence and exits with 2
+    ├── ConfigError     a setting: unknown key, wrong type, out of range
+    ├── UnknownName     a recipe, family, method or metric that does not exist
+    ├── DataError       a data row: where (file:line), what, what is allowed
+    │   └── MediaError  a picture or a sound: missing, empty, truncated, wrong type
+    ├── CheckpointError a model or adapter folder that cannot be read or trusted
+    └── MergeError      inputs that cannot be merged with each other
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class UnknownName(TriptychError):
     """A name that stands for nothing in its room; the sentence offers the nearest match."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Say that the room for ``kind`` has no ``name`` among ``known``."""
         super().__init__(unknown(kind, name, known))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class Log(Protocol):
@@ -37,6 +40,7 @@ class PlainLog:
     """Lines of text for files and pipes: at most one every ``every`` seconds, and one per stage end."""
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
+        """Write to ``stream``, standard error by default."""
         self._stream = stream or sys.stderr
         self._every = every
         self._name, self._total, self._unit, self._done = "", 0, "", 0
@@ -72,6 +76,7 @@ class RichLog:
     """A live progress line in a terminal, by rich."""
 
     def __init__(self) -> None:
+        """Prepare the display; nothing is shown before the first stage."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,7 +89,7 @@ class RichLog:
             TextColumn("[dim]{task.fields[figures]}"),
             console=Console(stderr=True),
         )
-        self._task = None
+        self._task: TaskID | None = None
         self._began = 0.0
 
     def stage(self, name: str, total: int, unit: str = "samples") -> None:
@@ -101,9 +106,9 @@ class RichLog:
         rate = done / max(time.monotonic() - self._began, 1e-9)
         unit = self._progress.tasks[-1].fields["unit"]
         text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        fields = {"figures": text} if text else {}
+        fields: dict[str, Any] = {"figures": text} if text else {}
         self._progress.update(self._task, advance=n, rate=f"{rate:.1f} {unit}/s", **fields)
-        if done >= self._progress.tasks[-1].total:
+        if done >= (self._progress.tasks[-1].total or 0):
             self._progress.stop()
 
     def say(self, message: str) -> None:

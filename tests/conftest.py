@@ -64,7 +64,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(shared_folder: Path) -> Callable[[str], Path]:
-    """Return a factory: a family's name -> its tiny checkpoint, made once per session; copy it to change it."""
+    """Return a factory: a family's name -> its tiny checkpoint, made once; copy it to change it."""
     from studio.families import family
     from studio.files import atomic_folder
 

@@ -232,8 +232,8 @@ def glyph(letter: str, random: Random, side: int = 64) -> Image.Image:
         Image.Transform.AFFINE,
         (1, shear, -shear * side / 2, 0, 1, 0),
         fillcolor=paper,
-        resample=2,
-    ).rotate(random.uniform(-14, 14), fillcolor=paper, resample=2)
+        resample=Image.Resampling.BILINEAR,
+    ).rotate(random.uniform(-14, 14), fillcolor=paper, resample=Image.Resampling.BILINEAR)
     if random.random() < 0.6:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 3)))
     return grain(picture.convert("RGB"), random, random.uniform(0, 10))
