@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,12 @@ from typing import Any
 import gradio as gr
 
 from apps.web.compare import Page
-from apps.web.desk import Desk, anyone
+from apps.web.desk import Desk, anyone, first_choice
 from apps.web.examples import Examples
 from apps.web.rounds import Answerer
 from apps.web.server import serve
 from studio.store import Store
-from studio.types import Sample
+from studio.types import Sample, Text, Turn
 
 __all__ = ["build", "launch", "serve"]
 
@@ -72,6 +74,7 @@ def launch(
         TriptychError: fewer than two variants, a store that cannot be opened, no free port.
     """
     store = Store(store_url)
+    threading.Thread(target=_warm, args=(engine,), name="warm", daemon=True).start()
     app = build(engine, examples=data, store=store, media=_media_folder(store_url))
     address = serve(app, host=host, port=port, open_browser=open_browser, block=block)
     if block:
@@ -92,3 +95,12 @@ def _own_uploads() -> None:
         folder = tempfile.mkdtemp(prefix="triptych-")
         os.environ["GRADIO_TEMP_DIR"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _warm(engine: Answerer) -> None:
+    """Load what the first question would load, so that its times are those of answering alone."""
+    hello = Sample(turns=(Turn(role="user", parts=(Text(text="hello"),)),))
+    for name in first_choice(engine.names):
+        with contextlib.suppress(Exception):  # what fails here fails again when it is asked, and is told then
+            for _ in engine.stream(name, hello, max_new_tokens=1):
+                pass

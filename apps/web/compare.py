@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
 from apps.web import theme
-from apps.web.desk import MOST, Desk
+from apps.web.desk import MOST, Desk, first_choice
 from apps.web.examples import Example
 from apps.web.question import MAX_CHARACTERS, read_question
 from apps.web.rounds import Decoding, Round
@@ -102,13 +102,13 @@ class Page:
         extra: dict[str, Any] = {} if kind is gr.CheckboxGroup else {"multiselect": True, "max_choices": MOST}
         self.chosen = kind(
             names,
-            value=self.desk.first_choice,
+            value=first_choice(list(self.desk.labels)),
             label=f"Variants, 2 to {MOST}",
             elem_id="tp-variants",
             **extra,
         )
         self.board = gr.HTML(
-            self.desk.board("", self.desk.first_choice),
+            self.desk.board("", first_choice(list(self.desk.labels))),
             apply_default_css=False,
             js_on_load=_VOTES,
             elem_id="tp-board",
@@ -131,7 +131,14 @@ class Page:
             self.ask_again, [self.chosen, *decoding], [self.board, *buttons], trigger_mode="once", **_CLOSED
         )
         self.stop.click(self.halt, queue=False, **_CLOSED)
-        self.chosen.input(self.choose, self.chosen, [self.chosen, self.board], queue=False, **_CLOSED)
+        self.chosen.input(
+            self.choose,
+            self.chosen,
+            [self.chosen, self.board],
+            queue=False,
+            trigger_mode="always_last",
+            **_CLOSED,
+        )
         self.board.select(self.vote, None, self.board, queue=False, **_CLOSED)
         self.clear.click(self.empty, None, asked, queue=False, **_CLOSED)
         for domain, button in zip(self.desk.examples.domains, self.domains, strict=True):
@@ -191,8 +198,10 @@ class Page:
     def choose(self, chosen: list[str], request: gr.Request) -> tuple[Any, str]:
         """Show a panel for each variant that is chosen now; a fifth one is not taken."""
         session, _ = self._visitor(request)
-        problem = f"At most {MOST} variants fit side by side." if len(chosen) > MOST else ""
+        if len(chosen) <= MOST:  # the field keeps its value: another click may be on its way
+            return gr.skip(), self.desk.board(session, chosen)
         chosen = chosen[:MOST]
+        problem = f"At most {MOST} variants fit side by side."
         return gr.update(value=chosen), self.desk.board(session, chosen, problem)
 
     def vote(self, event: gr.EventData, request: gr.Request) -> str:

@@ -56,11 +56,6 @@ class Desk:
         self._rounds: dict[str, Round] = {}
         self._guard = threading.Lock()
 
-    @property
-    def first_choice(self) -> list[str]:
-        """The variants chosen when the page opens: the newest three, or all if there are fewer."""
-        return list(self.labels)[-3:]
-
     def open(
         self,
         session: str,
@@ -140,6 +135,11 @@ class Desk:
                 print(error, file=sys.stderr)
                 raise DataError("The verdict could not be kept; try again.") from None
             done.vote = chosen
+
+
+def first_choice(names: Sequence[str]) -> list[str]:
+    """Return the variants chosen when the page opens: the newest three, or all if there are fewer."""
+    return list(names)[-3:]
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:

@@ -18,12 +18,23 @@
   document.documentElement.lang = "en";
   paint();
   system.addEventListener("change", paint);
-  document.addEventListener("DOMContentLoaded", () => {
+  const ready = () => {
     paint();
+    const names = { "#tp-picture": "Picture", "#tp-sound": "Recording" };
+    new MutationObserver(() => {
+      for (const [id, name] of Object.entries(names)) {
+        const field = document.querySelector(id);
+        if (!field || (field.role === "group" && field.ariaLabel === name)) continue;
+        field.role = "group";
+        field.ariaLabel = name;
+      }
+    }).observe(document.body, { childList: true, subtree: true });
     new MutationObserver(() => {
       if (document.body.classList.contains("dark") !== dark()) paint();
     }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-  });
+  };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
+  else ready();
 
   document.addEventListener("click", async (event) => {
     if (event.target.closest("#tp-theme")) {

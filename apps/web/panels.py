@@ -10,6 +10,7 @@ from apps.web.rounds import OVER, Panel
 LETTERS = "ABCD"
 _VERDICTS = {"tie": ("Tie", "T"), "both bad": ("All bad", "B"), "skip": ("Skip", "S")}
 
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _STATES = {
     "ready": "Ready",
     "waiting": "Waiting for its turn",
@@ -56,6 +57,11 @@ def panels_html(
     return "".join(parts)
 
 
+def visible(text: str) -> str:
+    """Return an answer with the characters that a page drops or hides as their pictures (U+2400 on)."""
+    return text.translate(_CONTROL)
+
+
 def _panel(place: int, panel: Panel, match: bool, votable: bool, vote: str | None) -> str:
     letter, name = LETTERS[place], escape(panel.name)
     chosen = votable and vote == panel.name
@@ -80,14 +86,14 @@ def _body(panel: Panel) -> str:
     if panel.state == "failed":
         return f'<p class="tp-note">{escape(panel.note)}</p>'
     if panel.state == "answering":
-        text = escape(panel.text)
+        text = escape(visible(panel.text))
         return f'<p class="tp-text">{text}<span class="tp-caret" aria-hidden="true"></span></p>'
     if not panel.text:
         words = (
             "Stopped before it said anything." if panel.state == "stopped" else "It answered with nothing."
         )
         return f'<p class="tp-hint">{words}</p>'
-    return f'<p class="tp-text">{escape(panel.text)}</p>'
+    return f'<p class="tp-text">{escape(visible(panel.text))}</p>'
 
 
 def _figures(panel: Panel) -> str:

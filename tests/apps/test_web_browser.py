@@ -1,0 +1,313 @@
+"""The Compare page in a real browser, over a real server with real merges of a tiny model.
+
+Screenshots stand in ``runs/screenshots``, or where ``TRIPTYCH_SCREENSHOT_DIR`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apps.evaluate import evaluate
+from apps.web.panels import visible
+from studio.log import QuietLog
+from studio.store import Store
+from studio.types import Image, Sample, Sound, Text, Turn
+from studio.variants import Engine
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HERE = Path(__file__).resolve().parent
+CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+SHOTS = Path(os.environ.get("TRIPTYCH_SCREENSHOT_DIR", "runs/screenshots"))
+DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+LIMIT = 90_000  # milliseconds; a tiny model answers within one second, but the machine may be busy
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no Chromium at {CHROMIUM}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return one Chromium for all tests of this file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, web_app: Any) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens the app; afterwards nothing may have gone wrong on any page."""
+    pages: list[Page] = []
+    outside: list[str] = []
+    wrong: list[str] = []
+
+    def note(url: str) -> None:
+        if not url.startswith((web_app.address, "data:", "blob:")):
+            outside.append(url)
+
+    def start(size: dict[str, int] = DESKTOP, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport=size, color_scheme=scheme)
+        context.set_default_timeout(LIMIT)
+        page = context.new_page()
+        page.on("request", lambda request: note(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        page.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
+        page.goto(web_app.address)
+        page.wait_for_selector(".tp-board")
+        pages.append(page)
+        return page
+
+    yield start
+    for page in pages:
+        page.context.close()
+    assert not outside, f"the page asked other hosts: {outside}"
+    assert not wrong
+    assert "Traceback" not in web_app.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def engine(web_app: Any) -> Engine:
+    """Return an engine of our own over the same folders as the app's."""
+    return Engine(web_app.base, web_app.variants)
+
+
+@pytest.fixture(scope="module")
+def media(web_app: Any) -> dict[str, Path]:
+    """Return a picture and a recording to upload."""
+    folder = Path(web_app.data["helpdesk"]).parent
+    return {"picture": folder / "cloth-1.png", "sound": folder / "voice-2.wav"}
+
+
+def choose(page: Page, *names: str) -> None:
+    """Leave just these variants chosen."""
+    group = page.locator("#tp-variants")
+    for box in group.get_by_role("checkbox").all():
+        if box.is_checked() and box.get_attribute("name") not in names:
+            box.uncheck()
+    for name in names:
+        group.get_by_role("checkbox", name=name, exact=True).check()
+    page.wait_for_function(
+        "names => [...document.querySelectorAll('.tp-panel h3')].map(e => e.innerText).sort().join()"
+        " === [...names].sort().join()",
+        arg=list(names),
+    )
+
+
+def upload(page: Page, media: dict[str, Path]) -> None:
+    """Send a picture and a recording to the page's fields."""
+    page.locator("#tp-picture input[type=file]").set_input_files(media["picture"])
+    page.locator("#tp-sound input[type=file]").set_input_files(media["sound"])
+    page.locator("#tp-picture").get_by_role("img", name="The picture of the question").wait_for()
+    page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
+
+
+def answers(page: Page) -> dict[str, str]:
+    """Return what the panels say once all are done: name -> text."""
+    page.wait_for_selector(".tp-verdict")
+    return {
+        panel.locator("h3").inner_text(): (panel.locator(".tp-text").all_text_contents() or [""])[0]
+        for panel in page.locator(".tp-panel").all()
+    }
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep a screenshot."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def asked(text: str, picture: Path | None = None, sound: Path | None = None) -> Sample:
+    """Return the question as a row of a data file would put it."""
+    media = [Image(path=picture)] if picture else []
+    heard = [Sound(path=sound)] if sound else []
+    turns = (
+        Turn(role="user", parts=(*media, *heard, Text(text=text))),
+        Turn(role="assistant", parts=(Text(text="a hole at the top right"),)),
+    )
+    return Sample(turns=turns)
+
+
+def test_two_merges_answer_on_the_page_what_the_evaluation_says(
+    open_page: Callable[..., Page], web_app: Any, engine: Engine, media: dict[str, Path], tmp_path: Path
+) -> None:
+    page = open_page()
+    choose(page, "linear", "ties")
+    upload(page, media)
+    page.get_by_role("textbox", name="Text").fill("what is wrong with the cloth?")
+    page.get_by_role("button", name="Send").click()
+    seen = answers(page)
+    shoot(page, "compare-tiny-light")
+
+    sample = asked("what is wrong with the cloth?", media["picture"], media["sound"])
+    expected = {name: engine.answer(name, sample) for name in ("linear", "ties")}
+    evaluate(engine, {"web": [sample]}, ["exact_match"], QuietLog(), out=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    evaluated = {row["variant"]: row["output"] for row in rows if row["variant"] in expected}
+    assert expected == evaluated
+    assert seen == {name: visible(text) for name, text in expected.items()}
+    assert len(set(seen.values())) == 2
+    assert expected["ties"] not in ("", engine.answer("ties", asked("what is wrong with the cloth?")))
+
+    page.keyboard.press("2")
+    page.get_by_text("Thank you, your verdict is kept.").wait_for()
+    with Store(web_app.store_url) as store:
+        kept = store.comparisons()[-1]
+        votes = store.votes(kept.id)
+    assert kept.prompt == "what is wrong with the cloth?"
+    assert {answer.variant: answer.text for answer in kept.answers} == expected
+    assert all(answer.latency_ms and answer.latency_ms > 0 for answer in kept.answers)
+    assert len(kept.media) == 2
+    folder = Path(web_app.store_url.removeprefix("sqlite:///")).with_suffix(".media")
+    assert {file.stem for file in folder.iterdir()} >= set(kept.media)
+    assert [vote.choice for vote in votes] == [kept.variants[1]]
+
+
+def test_an_example_fills_the_question_and_shows_the_expected_answer(
+    open_page: Callable[..., Page], engine: Engine, web_app: Any
+) -> None:
+    page = open_page(PHONE, "dark")
+    page.get_by_role("button", name="helpdesk").click()
+    page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
+    assert page.get_by_role("textbox", name="Text").input_value() == "what is wrong here? 0"
+    page.keyboard.press("Control+Enter")
+    seen = answers(page)
+    assert list(seen) == ["commands", "linear", "ties"]
+    assert page.locator(".tp-expected").inner_text().endswith("a hole at the top right")
+    folder = Path(web_app.data["helpdesk"]).parent
+    sample = asked("what is wrong here? 0", folder / "cloth-0.png", folder / "voice-0.wav")
+    assert seen["ties"] == visible(engine.answer("ties", sample))
+    shoot(page, "compare-tiny-phone-dark")
+    page.get_by_role("textbox", name="Text").fill("what is wrong here? another")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_selector(".tp-answering")
+    answers(page)
+    assert not page.locator(".tp-expected").count()
+
+
+def test_a_recording_from_the_microphone_is_heard(open_page: Callable[..., Page], web_app: Any) -> None:
+    page = open_page()
+    sound = page.locator("#tp-sound")
+    sound.get_by_role("button", name="Record audio").click()
+    sound.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1200)
+    sound.get_by_role("button", name="Stop", exact=True).click()
+    sound.get_by_role("button", name="Play", exact=True).wait_for()
+    page.get_by_role("button", name="Send").click()
+    assert len(answers(page)) == 3
+    with Store(web_app.store_url) as store:
+        kept = store.comparisons()[-1]
+    assert len(kept.media) == 1
+    assert kept.prompt == ""
+
+
+def test_a_picture_that_is_none_is_told_in_one_sentence(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = open_page()
+    file = tmp_path / "notes.png"
+    file.write_text("these are notes")
+    page.locator("#tp-picture input[type=file]").set_input_files(file)
+    page.locator("#tp-picture").get_by_role("button", name="Remove Image").wait_for()
+    page.get_by_role("button", name="Send").click()
+    told = page.get_by_role("alert").filter(has_text="picture").inner_text()
+    assert told == "The picture is text, not a picture; allowed: PNG, JPEG, WEBP, GIF, BMP, TIFF."
+
+
+def test_an_empty_question_and_too_few_variants_are_told(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Send").click()
+    problem = page.locator(".tp-problem")
+    problem.wait_for()
+    assert problem.inner_text() == "Nothing to ask yet: add a picture, a recording or a text."
+    choose(page, "ties")
+    page.get_by_role("textbox", name="Text").fill("hello")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("Choose 2 to 4 variants to compare; 1 chosen.").wait_for()
+    for name in ("base", "textiles", "commands"):
+        page.locator("#tp-variants").get_by_role("checkbox", name=name, exact=True).check()
+    page.locator("#tp-variants").get_by_role("checkbox", name="linear").click()
+    page.get_by_text("At most 4 variants fit side by side.").wait_for()
+    assert page.locator(".tp-panel").count() == 4
+
+
+def test_stop_ends_the_answer_and_retry_asks_again(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Decoding, the same for all").click()
+    page.get_by_role("spinbutton", name="Longest answer").fill("256")
+    page.get_by_role("textbox", name="Text").fill("tell me all")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_selector(".tp-answering .tp-text:not(:empty)")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".tp-stopped >> nth=2")
+    page.get_by_role("button", name="Send").wait_for()
+    assert page.get_by_text("Stopped before it said anything.").count() >= 1
+    page.get_by_role("spinbutton", name="Longest answer").fill("8")
+    page.get_by_role("button", name="Retry").click()
+    page.wait_for_selector(".tp-done >> nth=2")
+
+
+def test_the_page_can_be_read_and_used_by_everyone(open_page: Callable[..., Page]) -> None:
+    for size, scheme in ((DESKTOP, "dark"), (PHONE, "light")):
+        page = open_page(size, scheme)
+        page.get_by_role("button", name="helpdesk").click()
+        page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
+        page.get_by_role("button", name="Send").click()
+        answers(page)
+        shoot(page, f"compare-tiny-{'desktop' if size is DESKTOP else 'phone'}-{scheme}")
+        assert page.evaluate("document.documentElement.lang") == "en"
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"the page is {wide} px wider than the window"
+        assert page.get_by_role("group", name="Picture").count() == 1
+        assert page.get_by_role("group", name="Recording").count() == 1
+        assert page.get_by_role("article", name="ties").count() == 1
+        nameless = [
+            button.evaluate("e => e.outerHTML.slice(0, 200)")
+            for button in page.locator("#tp-main button:visible").all()
+            if not button.evaluate("e => (e.getAttribute('aria-label') || e.innerText || e.title).trim()")
+        ]
+        assert not nameless
+        small = page.evaluate(
+            "[...document.querySelectorAll('#tp-main button')].filter(e => e.offsetParent).filter(e => {"
+            " const r = e.getBoundingClientRect(); return Math.min(r.width, r.height) < 20 && r.width > 0;"
+            "}).map(e => e.outerHTML.slice(0, 120))"
+        )
+        assert not small
+        pale = page.evaluate((HERE / "contrast.js").read_text(encoding="utf-8"))
+        assert not pale
+
+
+def test_light_and_dark_can_be_switched_and_are_remembered(open_page: Callable[..., Page]) -> None:
+    page = open_page(scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    night = page.evaluate(paper)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    page.wait_for_function(f"{paper} !== '{night}'")
+    day = page.evaluate(paper)
+    page.reload()
+    page.wait_for_selector(".tp-board")
+    assert page.evaluate(paper) == day
+    assert re.findall(r"\d+", day) > re.findall(r"\d+", night)
