@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mergers import _dora
 from mergers._factors import Pair, Rank, compress, concatenate, factorise
-from mergers._ops import Place
+from mergers._place import Place
 from mergers._report import ModuleReport
 from studio.adapters import Adapter, Factors
 from studio.errors import MergeError

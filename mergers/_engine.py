@@ -17,7 +17,7 @@ from torch import Tensor
 from mergers import _lock, _models
 from mergers._adapters import Inputs, merge_module, merge_value
 from mergers._inputs import Opened, check_output, open_inputs
-from mergers._ops import Place
+from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport, ModuleReport
 from mergers._settings import method, resolve

@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mergers import _lock
 from mergers._inputs import Opened
-from mergers._ops import Place
+from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport, ModuleReport
 from mergers._settings import method
 from mergers._sources import FLOATS, Source, sources, tied_name
 from mergers._spec import MergeSpec
-from mergers._stream import Work, merge_tensor
+from mergers._stream import Done, Work, merge_tensor, survey_model
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
@@ -113,7 +114,16 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads:
     lost = total = 0.0
     copied = 0
     with ShardWriter(folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata) as writer:
-        for done in in_order(lambda step: merge_tensor(work, step, writer), kept, threads):
+        found: Any = None
+        offsets: dict[str, int] = {}
+        if settings_scope(planned) == "model":
+            found, offsets = survey_model(work, kept, kept_settings(kept))
+
+        def one(step: Step) -> Done | None:
+            place = replace(work.place, survey=found, offset=offsets.get(step.name, 0))
+            return merge_tensor(work, step, writer, place)
+
+        for done in in_order(one, kept, threads):
             log.advance(1)
             if done is None:
                 copied += 1
@@ -126,6 +136,16 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads:
         dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
         rounding=math.sqrt(lost / total) if total else 0.0,
     )  # fmt: skip
+
+
+def kept_settings(steps: Sequence[Step]) -> Mapping[str, Any]:
+    """Return the settings of the tensors that are merged."""
+    return next((step.settings for step in steps if step.action == "merge"), {})
+
+
+def settings_scope(planned: Plan) -> str:
+    """Return whether the method looks at each tensor by itself or at the whole model."""
+    return str(kept_settings(planned.steps).get("scope", "tensor"))
 
 
 def copy_companions(donor: Checkpoint, folder: Path) -> None:

@@ -11,14 +11,14 @@ All work in float32 (float64 where an input is) and on any shape. Conventions ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mergers import _random
-from mergers._select import Cut, cut, kept
+from mergers._place import Look, Place
+from mergers._select import cut, keep_count, shrink, survey_cuts
 from studio.errors import ConfigError
 
 PerModel = float | Sequence[float]
@@ -26,33 +26,6 @@ Elect = Literal["weighted", "raw"]
 Sign = Literal["sum", "count"]
 Normalise = Literal["weights", "count", "none"]
 Rescale = Literal["density", "l1", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the values come from: what random numbers and cuts over more than one call need to know.
-
-    tensor   name of the tensor; ``seed`` and ``keys`` (one per model) complete the key of random numbers
-    start    index of the first element within the tensor
-    cuts     one per model, found by looking at the whole scope before; ``offset`` is this tensor's place
-    l1       per model: the factor that restores the L1 norm, found the same way
-    """
-
-    tensor: str = ""
-    seed: int = 0
-    keys: tuple[str, ...] = ()
-    start: int = 0
-    offset: int = 0
-    cuts: tuple[Cut, ...] = ()
-    l1: tuple[float, ...] = field(default=())
-
-    def random_key(self, model: int) -> int:
-        """Return the key of the random numbers for one model's tensor."""
-        name = self.keys[model] if self.keys else model
-        return _random.key(self.seed, self.tensor, name)
-
-
-NOWHERE = Place()
 
 
 def per_model(value: PerModel, count: int, name: str = "weight") -> list[float]:
@@ -102,46 +75,62 @@ def on_base(delta: Tensor, base: Tensor | None, scale: float = 1.0) -> Tensor:
 
 
 def trim(delta: Tensor, density: float, place: Place, model: int) -> Tensor:
-    """Keep exactly the share ``density`` of largest magnitude, ties by index; changes ``delta``."""
+    """Keep exactly the share ``density`` of largest magnitude, ties by index; may change ``delta``.
+
+    ``place.survey`` holds the models' cuts where the call sees only a piece of what is trimmed together.
+    """
     if density >= 1 or not delta.numel():
         return delta
     flat = delta.view(-1)
-    size = flat.abs()
-    found = place.cuts[model] if place.cuts else cut(size, keep_count(density, flat.numel()))
-    return flat.mul_(kept(size, found, place.offset + place.start)).view_as(delta)
+    whole = place.survey is None
+    found = cut(flat.abs(), keep_count(density, flat.numel())) if whole else place.survey[model]
+    return shrink(flat, found, 0 if whole else place.offset + place.start).view_as(delta)
 
 
-def keep_count(density: float, count: int) -> int:
-    """Return how many of ``count`` elements a density keeps: rounded down, at least one."""
-    return min(count, max(1, int(density * count)))
+def survey_trim(look: Look, density: PerModel) -> Any:
+    """Return the models' cuts over a scope that is merged in pieces."""
+    return survey_cuts(look, densities(density, look.count))
 
 
-def drop(delta: Tensor, density: float, place: Place, model: int) -> Tensor:
-    """Keep each element with probability ``density``, at random; changes ``delta``."""
-    if density >= 1:
+def drop(delta: Tensor, density: float, rescale: Rescale, place: Place, model: int) -> Tensor:
+    """Keep each element with probability ``density`` and make up for the rest; changes ``delta``.
+
+    ``l1`` restores the sum of magnitudes; ``place.survey`` holds the models' factors where the call sees
+    only a piece of a tensor.
+    """
+    if density >= 1 or not delta.numel():
         return delta
     flat = delta.view(-1)
-    key = place.random_key(model)
-    return flat.mul_(_random.keep(flat.numel(), density, key, place.start, flat.device)).view_as(delta)
-
-
-def make_up(
-    sparse: Tensor, density: float, rescale: Rescale, before: float, place: Place, model: int
-) -> Tensor:
-    """Make up for dropping, by 1 / density or until the L1 norm is ``before`` again; changes ``sparse``."""
+    whole = place.survey is None
+    before = _l1(flat) if rescale == "l1" and whole else 0.0
+    _random.keep_(flat, density, place.random_key(model), place.start)
     if rescale == "density":
-        return sparse.div_(density) if density < 1 else sparse
-    if rescale == "l1":
-        if place.l1:
-            return sparse.mul_(place.l1[model])
-        after = l1(sparse)
-        return sparse.mul_(before / after) if before >= 1e-7 and after >= 1e-7 else sparse
-    return sparse
+        flat.div_(density)
+    elif rescale == "l1":
+        flat.mul_(_ratio(before, _l1(flat)) if whole else place.survey[model])
+    return delta
 
 
-def l1(tensor: Tensor) -> float:
-    """Return the sum of magnitudes."""
+def survey_drop(look: Look, density: PerModel, rescale: Rescale) -> Any:
+    """Return per model the factor that restores the sum of magnitudes after dropping, or None."""
+    if rescale != "l1":
+        return None
+    shares = densities(density, look.count)
+    before, after = [0.0] * look.count, [0.0] * look.count
+    for place, parts in look.pieces():
+        for i, part in enumerate(parts):
+            before[i] += _l1(part)
+            after[i] += _l1(drop(part, shares[i], "none", place, i))
+    return [_ratio(b, a) for b, a in zip(before, after, strict=True)]
+
+
+def _l1(tensor: Tensor) -> float:
     return float(tensor.abs().sum(dtype=torch.float64))
+
+
+def _ratio(before: float, after: float) -> float:
+    """Return what restores a norm; tiny norms are left alone."""
+    return before / after if before >= 1e-7 and after >= 1e-7 else 1.0
 
 
 def add_up(parts: list[Tensor], weights: Sequence[float], normalise: Normalise) -> Tensor:
@@ -165,20 +154,19 @@ def agree(
         for part, weight in zip(parts, weights, strict=True):
             if weight != 1:
                 part.mul_(weight)
-    votes = torch.zeros_like(parts[0])
-    for part in parts:
-        votes.add_(part if sign == "sum" else part.sign())
-    majority = torch.where(votes >= 0, 1.0, -1.0).to(votes.dtype)
-    del votes
-    total, divisor = torch.zeros_like(parts[0]), torch.zeros_like(parts[0])
+    votes = parts[0].sign() if sign == "count" else parts[0].clone()
+    for part in parts[1:]:
+        votes.add_(part.sign() if sign == "count" else part)
+    majority = torch.copysign(votes.new_ones(()), votes)
+    total, divisor = votes.zero_(), torch.zeros_like(votes)
     for part, weight in zip(parts, weights, strict=True):
-        agrees = part * majority > 0
-        if elect == "raw" and weight != 1:
-            part.mul_(weight)
-        total.add_(part.mul_(agrees))
+        part.mul_(majority).relu_()  # magnitudes of what agrees, zero elsewhere
+        total.add_(part, alpha=weight if elect == "raw" else 1)
         if normalise != "none":
-            divisor.add_(agrees, alpha=weight if normalise == "weights" else 1)
+            divisor.add_(part.sign_(), alpha=weight if normalise == "weights" else 1)
+    total.mul_(majority)
     if normalise == "none":
         return total
-    divisor[divisor == 0] = 1
-    return total.div_(divisor)
+    if normalise == "count" or min(weights) > 0:  # a divisor that is not zero is at least as large as this
+        return total.div_(divisor.clamp_(min=1.0 if normalise == "count" else min(weights)))
+    return total.div_(torch.where(divisor == 0, 1.0, divisor))

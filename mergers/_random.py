@@ -13,8 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+_WEYL: Final = 0x9E3779B1
 _FIRST: Final = 0x7FEB352D
-_SECOND: Final = 0x846CA68B - (1 << 32)
+_SECOND: Final = 0x846CA68B
 
 
 def key(*parts: object) -> int:
@@ -23,31 +24,38 @@ def key(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def keep(count: int, probability: float, key: int, start: int = 0, device: object = None) -> Tensor:
-    """Return booleans [count], each true with ``probability``, for the elements from ``start``.
+def keep_(values: Tensor, probability: float, key: int, start: int = 0) -> Tensor:
+    """Set each float32 value [n] to zero unless it is kept, which happens with ``probability``; in place.
 
-    ``key`` is 64 bits. Exact to 2^-32; a probability of 1 keeps all.
+    ``key`` is 64 bits, ``start`` the index of the first value. Exact to 2^-31. Works on the values' bits: a
+    mask of booleans costs five times as much.
     """
     if probability >= 1:
-        return torch.ones(count, dtype=torch.bool, device=device)  # type: ignore[call-overload, no-any-return]
-    limit = round(probability * 2**32) - 2**31
-    return bits(count, key, start, device) < limit
+        return values
+    mask = bits(values.numel(), key, start, values.device)
+    mask >>= 1
+    mask -= round(probability * 2**31) - 2**30
+    mask >>= 31  # all ones where the difference was negative, else all zeros
+    if values.dtype == torch.float32:
+        values.view(torch.int32).bitwise_and_(mask)
+        return values
+    return values.mul_(mask.neg_())
 
 
-def bits(count: int, key: int, start: int = 0, device: object = None) -> Tensor:
+def bits(count: int, key: int, start: int = 0, device: torch.device | None = None) -> Tensor:
     """Return 32 random bits for each of the elements from ``start``, as int32 [count]."""
-    high, low = _signed(start >> 32), _signed(start)
-    first, second = _signed(key), _signed((key >> 32) ^ high)
-    x = torch.arange(count, dtype=torch.int32, device=device)  # type: ignore[call-overload]
-    x += _signed(low + first)
+    high, low = start >> 32, start & 0xFFFFFFFF
+    x = torch.arange(count, dtype=torch.int32, device=device)
+    x *= _signed(_WEYL)
+    x += _signed(low * _WEYL + key)
     spare = torch.empty_like(x)
     _shift(x, spare, 16)
-    x *= _FIRST
-    x ^= second
+    x *= _signed(_FIRST)
+    x ^= _signed((key >> 32) ^ (high * _WEYL))
     _shift(x, spare, 15)
-    x *= _SECOND
+    x *= _signed(_SECOND)
     _shift(x, spare, 16)
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def _shift(x: Tensor, spare: Tensor, by: int) -> None:

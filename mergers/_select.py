@@ -1,12 +1,20 @@
-"""Exactly the k largest magnitudes, found by selection instead of sorting; ties go to the lower index."""
+"""Exactly the k largest magnitudes, found by selection instead of sorting; ties go to the lower index.
+
+A sample gives two values that very probably enclose the k-th largest. One pass counts what lies above and
+collects what lies between; the count proves the guess right or says on which side to look again.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from mergers._place import Look
 
 
 class Cut(NamedTuple):
@@ -16,46 +24,129 @@ class Cut(NamedTuple):
     last: int
 
 
-NOTHING = Cut(math.inf, -1)
 SAMPLE = 1 << 14
+#: As an index: all of them.
+ALL = 1 << 62
+
+
+def keep_count(density: float, count: int) -> int:
+    """Return how many of ``count`` elements a density keeps: rounded down, at least one."""
+    return min(count, max(1, int(density * count)))
 
 
 def cut(size: Tensor, k: int) -> Cut:
     """Return the cut that keeps exactly ``k`` elements of the magnitudes ``size`` [n], 1 <= k <= n."""
-    threshold = kth_largest(size, k)
-    above = int(torch.count_nonzero(size > threshold))
+    threshold = _kth_largest(size, k)
+    above = _count(size > threshold)
     equal = size == threshold
-    if int(torch.count_nonzero(equal)) == k - above:
-        return Cut(threshold, size.numel())
-    return Cut(threshold, int(equal.nonzero()[k - above - 1]))
+    if _count(equal) == k - above:
+        return Cut(threshold, ALL)
+    return Cut(threshold, int(_where(equal)[k - above - 1]))
 
 
-def kept(size: Tensor, found: Cut, offset: int = 0) -> Tensor:
-    """Return which elements a cut keeps; ``offset`` is the index of the first one within the cut's scope."""
+def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
+    """Return the values [n] that a cut keeps, zero elsewhere; ``first`` is their first index in its scope."""
+    if found.last >= first + flat.numel():  # all ties are kept: one fused operation
+        below = torch.nextafter(flat.new_tensor(found.threshold), flat.new_tensor(-1.0))
+        return torch.hardshrink(flat, float(below)) if found.threshold > 0 else flat
+    size = flat.abs()
     mask = size > found.threshold
-    first, last = offset, offset + size.numel()
-    if found.last < first:
-        return mask
-    equal = size == found.threshold
-    if found.last < last:
-        equal[found.last - offset + 1 :] = False
-    return mask.logical_or_(equal)
+    if found.last >= first:
+        equal = size == found.threshold
+        equal[found.last - first + 1 :] = False
+        mask.logical_or_(equal)
+    return flat * mask
 
 
-def kth_largest(size: Tensor, k: int) -> float:
-    """Return the k-th largest value of ``size`` [n].
+def survey_cuts(look: Look, shares: Sequence[float]) -> tuple[Cut, ...]:
+    """Return each model's cut over a scope that is only seen in pieces; two passes, a third for ties."""
+    ks = [keep_count(share, look.numel) for share in shares]
+    sides = [_bracket(s.abs(), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
+    cuts: list[Cut | None] = [Cut(0.0, ALL) if share >= 1 else None for share in shares]
+    ties: dict[int, int] = {}
+    while open_ones := [i for i, found in enumerate(cuts) if found is None]:
+        above, middles = _between(look, sides, open_ones)
+        for i in open_ones:
+            middle = torch.cat(middles[i])
+            if above[i] < ks[i] <= above[i] + middle.numel():
+                threshold = float(_kth(middle, ks[i] - above[i]))
+                wanted = ks[i] - above[i] - _count(middle > threshold)
+                cuts[i] = Cut(threshold, ALL)
+                if _count(middle == threshold) != wanted:
+                    ties[i] = wanted
+            else:
+                low, high = sides[i]
+                sides[i] = (high, math.inf) if ks[i] <= above[i] else (-1.0, low)
+    found = [c for c in cuts if c is not None]
+    return tuple(_place_ties(look, found, ties) if ties else found)
 
-    A sorted sample gives two values that very probably enclose it; only what lies between them is selected
-    from. The count outside proves the guess right, otherwise all elements are selected from.
-    """
+
+def _between(
+    look: Look, sides: Sequence[tuple[float, float]], models: Sequence[int]
+) -> tuple[dict[int, int], dict[int, list[Tensor]]]:
+    """Return, per model, how many magnitudes lie above its two values and those that lie between."""
+    above = dict.fromkeys(models, 0)
+    middles: dict[int, list[Tensor]] = {i: [] for i in models}
+    for _, parts in look.pieces():
+        for i in models:
+            low, high = sides[i]
+            over, middle = _split(parts[i].abs_(), low, high)
+            above[i] += over
+            middles[i].append(middle)
+    return above, middles
+
+
+def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:
+    """Return the cuts with the index of the last tie that is kept."""
+    left = dict(ties)
+    for place, parts in look.pieces():
+        for i in [i for i, wanted in left.items() if wanted]:
+            at = _where(parts[i].abs_() == cuts[i].threshold)
+            if len(at) >= left[i]:
+                cuts[i] = Cut(cuts[i].threshold, place.offset + place.start + int(at[left[i] - 1]))
+            left[i] = max(0, left[i] - len(at))
+    return cuts
+
+
+def _bracket(sample: Tensor, share: float) -> tuple[float, float]:
+    """Return two values that very probably enclose the one that ``share`` of all elements exceed."""
+    ordered = sample.sort(descending=True).values
+    place, slack = share * len(ordered), 4 * math.sqrt(len(ordered)) + 2
+    low, high = int(place + slack), int(place - slack)
+    return (
+        float(ordered[low]) if low < len(ordered) else -1.0,
+        float(ordered[high]) if high >= 0 else math.inf,
+    )
+
+
+def _kth_largest(size: Tensor, k: int) -> float:
     count = size.numel()
     if count > 4 * SAMPLE:
-        sample = size[:: count // SAMPLE].sort(descending=True).values
-        place, slack = k / count * len(sample), 6 * math.sqrt(len(sample))
-        low = sample[min(len(sample) - 1, int(place + slack))]
-        high = sample[max(0, int(place - slack))]
-        above = int(torch.count_nonzero(size > high))
-        middle = size[(size <= high) & (size >= low)]
+        low, high = _bracket(size[:: count // SAMPLE], k / count)
+        above, middle = _split(size, low, high)
         if above < k <= above + middle.numel():
-            size, k = middle, k - above
-    return float(torch.kthvalue(size, size.numel() - k + 1).values)
+            return _kth(middle, k - above)
+    return _kth(size, k)
+
+
+def _split(size: Tensor, low: float, high: float) -> tuple[int, Tensor]:
+    """Return how many magnitudes exceed ``high``, and those from ``low`` to ``high``."""
+    over = size > high
+    return _count(over), size[_where((size >= low).logical_xor_(over))]
+
+
+def _count(mask: Tensor) -> int:
+    """Return how many are true; numpy counts booleans five times as fast on a processor."""
+    return int(torch.count_nonzero(mask)) if mask.is_cuda else int(np.count_nonzero(mask.numpy()))
+
+
+def _where(mask: Tensor) -> Tensor:
+    """Return the indices [m] of what is true, in order."""
+    return mask.nonzero().flatten() if mask.is_cuda else torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def _kth(size: Tensor, k: int) -> float:
+    place = size.numel() - k
+    if size.is_cuda:
+        return float(torch.kthvalue(size, place + 1).values)
+    return float(np.partition(size.numpy(), place)[place])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,13 +10,18 @@ import torch
 from torch import Tensor
 
 from mergers._inputs import Opened
-from studio.adapters import Adapter
+from studio.adapters import Adapter, Factors
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.module_names import tensor_names, weight_names
 
 #: Types whose values can be averaged.
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+#: Reads the elements begin <= i < end of a flattened tensor, given the base's values there.
+Reader = Callable[[int, int, Tensor | None], Tensor]
+#: Tensors up to this many bytes are read once and kept while they are worked on.
+HELD = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,51 +68,58 @@ class Source:
         if self.adapter is not None:
             return name in self._weights or name in self._biases or name in self._values
         assert self.checkpoint is not None
-        return True if name in self.checkpoint else self._alias(name) is not None
+        return name in self.checkpoint or self._alias(name) != name
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the tensor's shape here."""
         if self.checkpoint is not None:
-            return self.checkpoint.shape(self._alias(name) or name)
+            return self.checkpoint.shape(self._alias(name))
         return self.donor.shape(name)
 
-    def read(self, name: str, begin: int, end: int, base: Tensor | None) -> Tensor:
-        """Return the elements ``begin <= i < end`` of the flattened tensor as this model has them.
-
-        ``base`` are the base's values there; an adapter that leaves the tensor alone returns them.
-        """
+    def reader(self, name: str) -> Reader:
+        """Return what reads pieces of a tensor as this model has it."""
         if self.checkpoint is not None:
-            return self.checkpoint.read_flat(self._alias(name) or name, begin, end)
+            return held(self.checkpoint, self._alias(name))
         assert self.adapter is not None
-        assert base is not None
         if name in self._values:
-            return self.adapter.checkpoint.read_flat(self.adapter.stored(self._values[name]), begin, end)
-        ground = base.float()
+            return held(self.adapter.checkpoint, self.adapter.stored(self._values[name]))
         if name in self._weights:
             module = self._weights[name]
-            weight = self.donor.read(name) if self.adapter.is_dora(module) else None
-            return ground + self.adapter.factors(module).delta(weight).reshape(-1)[begin:end]
+            factors = self.adapter.factors(module)
+            if factors.magnitude is not None:
+                whole = factors.delta(self.donor.read(name)).reshape(-1)
+                return lambda begin, end, base: _ground(base) + whole[begin:end]
+            return lambda begin, end, base: _ground(base) + _slice(factors, begin, end)
         if name in self._biases:
             bias = self.adapter.factors(self._biases[name]).bias
             assert bias is not None
-            return ground + bias[begin:end]
-        return ground
+            return lambda begin, end, base: _ground(base) + bias[begin:end]
+        return lambda begin, end, base: _ground(base)
 
     def extra(self, donor: Checkpoint) -> list[str]:
         """Return the names of tensors that the donor does not have."""
         return [n for n in self.checkpoint.names() if n not in donor] if self.checkpoint is not None else []
 
-    def _alias(self, name: str) -> str | None:
-        """Return under which name a model that ties two tensors stores the one it seems to lack."""
+    def _alias(self, name: str) -> str:
+        """Return under which name a model stores a tensor; one that ties two stores only one of them."""
         assert self.checkpoint is not None
         if name in self.checkpoint:
-            return None
+            return name
         if name not in self.aliases:
             twin = tied_name(self.donor, name)
             if twin is None or twin not in self.checkpoint:
                 raise MergeError(f"{self.checkpoint.folder} lacks the tensor '{name}' of {self.donor.folder}")
             self.aliases[name] = twin
         return self.aliases[name]
+
+
+def held(checkpoint: Checkpoint, name: str) -> Reader:
+    """Return what reads pieces of a stored tensor; a small one is read once."""
+    entry = checkpoint.entry(name)
+    if entry.nbytes <= HELD:
+        whole = checkpoint.read_flat(name, 0, entry.numel)
+        return lambda begin, end, base: whole[begin:end]
+    return lambda begin, end, base: checkpoint.read_flat(name, begin, end)
 
 
 def sources(opened: Opened, donor: Checkpoint) -> list[Source]:
@@ -122,13 +135,24 @@ def tied_name(checkpoint: Checkpoint, name: str) -> str | None:
     entry = checkpoint.entry(name)
     for other in checkpoint.names():
         twin = checkpoint.entry(other)
-        if (
-            other != name
-            and (twin.shape, twin.kind) == (entry.shape, entry.kind)
-            and _equal(checkpoint, name, other)
-        ):
+        if other != name and (twin.shape, twin.kind) == (entry.shape, entry.kind) and _equal(
+            checkpoint, name, other
+        ):  # fmt: skip
             return other
     return None
+
+
+def _ground(base: Tensor | None) -> Tensor:
+    assert base is not None
+    return base.float()
+
+
+def _slice(factors: Factors, begin: int, end: int) -> Tensor:
+    """Return a stretch of the flattened product of two factors."""
+    columns = factors.a.shape[1]
+    first, last = begin // columns, -(-end // columns)
+    rows = (factors.b[first:last] @ factors.a).reshape(-1)
+    return rows[begin - first * columns : end - first * columns]
 
 
 def _equal(checkpoint: Checkpoint, one: str, other: str, block: int = 1 << 24) -> bool:

@@ -1,22 +1,34 @@
-"""The work on one tensor: read, merge, check, write."""
+"""The work on one tensor: read, merge, check and write it, in pieces that fit the processor's cache.
+
+A piece has a fixed size, so the result depends neither on the memory nor on the number of threads.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergers._ops import Place
+from mergers._ops import deltas
+from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._sources import Source
+from mergers._sources import Reader, Source, held
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.shards import ShardWriter
+
+PIECE = 1 << 17
+#: One piece in so many is measured for the report's figures.
+MEASURED = 8
+#: A survey's sample: so many stretches of so many elements, spread evenly.
+STRETCHES, STRETCH = 64, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,42 +51,168 @@ class Done:
     lost: float
 
 
-def merge_tensor(work: Work, step: Step, writer: ShardWriter) -> Done | None:
+class _Damaged(Exception):
+    """The base itself holds values that are not finite: the tensor is copied."""
+
+
+class Tensors:
+    """One tensor of all models, read in pieces."""
+
+    def __init__(self, work: Work, step: Step, place: Place) -> None:
+        """Open the tensor in the base and in every model."""
+        self.work, self.step = work, step
+        self.numel = math.prod(step.shape)
+        self.place = replace(place, tensor=step.name)
+        self._ground: Reader = held(work.donor, step.name)
+        self._readers = [source.reader(step.name) for source in work.sources]
+
+    def read(self, begin: int, end: int) -> tuple[list[Tensor], Tensor | None]:
+        """Return the models' and the base's elements ``begin <= i < end``, all of them finite."""
+        ground = self._ground(begin, end, None)
+        if self.work.base is not None and not is_finite(ground):
+            raise _Damaged
+        found = []
+        for reader, name in zip(self._readers, self.work.names, strict=True):
+            values = reader(begin, end, ground)
+            if not is_finite(values):
+                raise MergeError(
+                    f"'{self.step.name}' of {name} holds values that are not finite; the model is damaged"
+                )
+            found.append(values)
+        return found, ground if self.work.base is not None else None
+
+    def pieces(self) -> Iterator[tuple[Place, list[Tensor]]]:
+        """Yield all deltas, piece by piece."""
+        for begin in range(0, self.numel, PIECE):
+            tensors, base = self.read(begin, min(begin + PIECE, self.numel))
+            yield replace(self.place, start=begin), deltas(tensors, base)
+
+    def sample(self, share: float = 1.0) -> list[Tensor]:
+        """Return some of each model's deltas, from stretches spread over the tensor."""
+        stretches = max(1, min(math.ceil(STRETCHES * share), -(-self.numel // STRETCH)))
+        length = min(STRETCH, self.numel)
+        found: list[list[Tensor]] = [[] for _ in self.work.sources]
+        for i in range(stretches):
+            begin = (self.numel - length) * i // max(1, stretches - 1)
+            for part, delta in zip(found, deltas(*self.read(begin, begin + length)), strict=True):
+                part.append(delta)
+        return [torch.cat(parts) for parts in found]
+
+
+def survey_model(
+    work: Work, steps: Iterable[Step], settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, int]]:
+    """Return what the method finds in the whole model, and each tensor's offset in it."""
+    offsets, place, merged = {}, 0, [step for step in steps if step.action == "merge"]
+    for step in merged:
+        offsets[step.name] = place
+        place += math.prod(step.shape)
+
+    def opened() -> Iterator[Tensors]:
+        for step in merged:
+            yield Tensors(work, step, replace(work.place, offset=offsets[step.name]))
+
+    def pieces() -> Iterator[tuple[Place, list[Tensor]]]:
+        for tensors in opened():
+            with suppress(_Damaged):  # copied, so that nothing of it counts
+                yield from tensors.pieces()
+
+    def sample() -> list[Tensor]:
+        parts = []
+        for tensors in opened():
+            with suppress(_Damaged):
+                parts.append(tensors.sample(min(1.0, 64 * tensors.numel / place)))
+        return [torch.cat(same) for same in zip(*parts, strict=True)]
+
+    look = Look(count=len(work.sources), numel=place, pieces=pieces, sample=sample)
+    return work.method.survey(look, **settings), offsets
+
+
+def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done | None:
     """Merge or copy one tensor into the writer; None for a copy."""
     if step.action == "copy":
         copy_tensor(work.donor, step.name, writer)
         return None
-    count = math.prod(step.shape)
-    ground = work.donor.read_flat(step.name, 0, count).float()
-    if work.base is not None and not is_finite(ground):
+    try:
+        return _merge(work, step, writer, place)
+    except _Damaged:
         copy_tensor(work.donor, step.name, writer)
         return None
-    tensors = []
-    for source, name in zip(work.sources, work.names, strict=True):
-        values = source.read(step.name, 0, count, ground).float()
-        if not is_finite(values):
+
+
+def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
+    method, tensors = work.method, Tensors(work, step, place)
+    place, numel = tensors.place, tensors.numel
+    size = piece_size(method, step.shape)
+    if place.survey is None and hasattr(method, "survey") and size < numel:
+        look = Look(count=len(work.sources), numel=numel, pieces=tensors.pieces, sample=tensors.sample)
+        place = replace(place, survey=method.survey(look, **step.settings))
+    wants_place = "place" in (method.merge.__kwdefaults__ or {})
+    dtype = work.donor.dtype(step.name)
+    measure = _Measure(len(work.sources))
+    for number, begin in enumerate(range(0, numel, size)):
+        end = min(begin + size, numel)
+        values, base = tensors.read(begin, end)
+        if size >= numel or getattr(method, "PIECES", "whole") == "rows":
+            shape = (-1, *step.shape[1:]) if step.shape else ()
+            values = [v.view(shape) for v in values]
+            base = None if base is None else base.view(shape)
+        extra = {"place": replace(place, start=begin)} if wants_place else {}
+        merged: Tensor = method.merge(values, base, **extra, **step.settings).reshape(-1)
+        stored = merged.to(dtype)
+        if not is_finite(stored):
             raise MergeError(
-                f"'{step.name}' of {name} holds values that are not finite; the model is damaged"
+                f"merging '{step.name}' gives values that {str(dtype)[6:]} cannot hold; lower the weights"
             )
-        tensors.append(values.view(step.shape))
-    base = ground.view(step.shape) if work.base is not None else None
-    longest = max(float((t.view(-1) - ground).norm()) for t in tensors)
-    place = replace(work.place, tensor=step.name)
-    extra = {"place": place} if "place" in (work.method.merge.__kwdefaults__ or {}) else {}
-    merged: Tensor = work.method.merge(tensors, base, **extra, **step.settings)
-    stored = merged.reshape(-1).to(work.donor.dtype(step.name))
-    back = stored.float()
-    if not is_finite(back):
-        raise MergeError(
-            f"merging '{step.name}' gives values that {stored.dtype} cannot hold; lower the weights"
-        )
-    writer.write_flat(step.name, 0, stored)
-    norm, lost = float((merged.reshape(-1) - ground).norm()), float((back - merged.reshape(-1)).norm())
-    report = ModuleReport(name=step.name, rank=0, energy=1.0, norm=norm, longest=longest)
-    return Done(report=report, lost=lost**2)
+        writer.write_flat(step.name, begin, stored)
+        if number % MEASURED == 0:
+            measure.add(merged, stored, values, base, tensors)
+    scale = numel / measure.count if measure.count else 0.0
+    return Done(report=measure.report(step.name, scale), lost=measure.lost * scale)
 
 
-def copy_tensor(donor: Checkpoint, name: str, writer: ShardWriter, block: int = 1 << 24) -> None:
+def piece_size(method: ModuleType, shape: Sequence[int]) -> int:
+    """Return how many elements of a tensor a method is given at a time."""
+    numel, kind = math.prod(shape), getattr(method, "PIECES", "whole")
+    if kind == "any":
+        return min(PIECE, max(numel, 1))
+    if kind == "rows" and len(shape) > 1:
+        row = max(1, numel // shape[0])
+        return min(max(1, PIECE // row) * row, max(numel, 1))
+    return max(numel, 1)
+
+
+class _Measure:
+    """Lengths of the deltas and what rounding costs, over the pieces that are measured."""
+
+    def __init__(self, models: int) -> None:
+        self.count, self.lost, self._merged = 0, 0.0, 0.0
+        self._models = [0.0] * models
+
+    def add(
+        self, merged: Tensor, stored: Tensor, values: Sequence[Tensor], base: Tensor | None, tensors: Tensors
+    ) -> None:
+        """Measure one piece."""
+        ground = (base if base is not None else values[0]).reshape(-1).to(merged.dtype)
+        self.count += merged.numel()
+        self.lost += _squared(stored.to(merged.dtype) - merged)
+        self._merged += _squared(merged - ground)
+        for i, value in enumerate(values):
+            self._models[i] += _squared(value.reshape(-1).to(merged.dtype) - ground)
+
+    def report(self, name: str, scale: float) -> ModuleReport:
+        """Return the figures scaled up to the whole tensor."""
+        longest = math.sqrt(max(self._models) * scale)
+        norm = math.sqrt(self._merged * scale)
+        return ModuleReport(name=name, rank=0, energy=1.0, norm=norm, longest=longest)
+
+
+def _squared(tensor: Tensor) -> float:
+    flat = tensor.reshape(-1)
+    return float(torch.dot(flat, flat))
+
+
+def copy_tensor(donor: Checkpoint, name: str, writer: ShardWriter, block: int = 1 << 22) -> None:
     """Copy a tensor's bytes as they are."""
     size = donor.entry(name).nbytes
     for begin in range(0, size, block):
@@ -83,4 +221,6 @@ def copy_tensor(donor: Checkpoint, name: str, writer: ShardWriter, block: int = 
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether all values are finite; one sum answers for almost every tensor."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    if tensor.dtype not in (torch.bfloat16, torch.float32, torch.float64):  # narrow ones: their sum is not
+        tensor = tensor.float()
+    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -12,21 +12,19 @@ from typing import Any
 from torch import Tensor
 
 from mergers._ops import (
-    NOWHERE,
     Normalise,
     PerModel,
-    Place,
     Rescale,
     add_up,
     deltas,
     densities,
     drop,
-    l1,
-    make_up,
     on_base,
     one_of,
     per_model,
+    survey_drop,
 )
+from mergers._place import NOWHERE, Look, Place
 
 #: mergekit restores the L1 norm instead of dividing by the density, and drops nothing unless told to.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -34,6 +32,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mergekit": {"rescale": "l1", "normalise": "none", "density": 1.0},
     "peft": {"rescale": "density", "normalise": "none"},
 }
+
+
+PIECES = "any"
+
+
+def survey(look: Look, *, density: PerModel = 0.5, rescale: Rescale = "density", **_: Any) -> Any:
+    """Return what restores each model's L1 norm, over a tensor that is merged in pieces."""
+    return survey_drop(look, density, rescale)
 
 
 def merge(
@@ -62,8 +68,4 @@ def sparse_deltas(
     """Return each model's delta with elements dropped at random and the rest rescaled."""
     one_of("rescale", rescale, Rescale)
     shares = densities(density, len(tensors))
-    parts = deltas(tensors, base)
-    for i, part in enumerate(parts):
-        before = l1(part) if rescale == "l1" and not place.l1 else 0.0
-        make_up(drop(part, shares[i], place, i), shares[i], rescale, before, place, i)
-    return parts
+    return [drop(d, shares[i], rescale, place, i) for i, d in enumerate(deltas(tensors, base))]

@@ -12,11 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from mergers._ops import (
-    NOWHERE,
     Elect,
     Normalise,
     PerModel,
-    Place,
     Rescale,
     Sign,
     agree,
@@ -24,13 +22,19 @@ from mergers._ops import (
     one_of,
     per_model,
 )
-from mergers.dare_linear import sparse_deltas
+from mergers._place import NOWHERE, Place
+from mergers.dare_linear import sparse_deltas, survey
+
+__all__ = ["PRESETS", "merge", "survey"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"rescale": "density", "elect": "raw", "normalise": "count"},
     "mergekit": {"rescale": "l1", "elect": "weighted", "normalise": "none", "density": 1.0},
     "peft": {"rescale": "density", "elect": "raw", "normalise": "count"},
 }
+
+
+PIECES = "any"
 
 
 def merge(

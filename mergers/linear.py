@@ -19,6 +19,8 @@ NEEDS_BASE = False
 #: The same settings as in those programs.
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "mergekit": {}, "peft": {"normalise": False}}
 
+PIECES = "any"
+
 
 def coefficients(count: int, *, weight: PerModel = 1.0, normalise: bool = True) -> list[float]:
     """Return what each model's delta is multiplied by: the weights, divided by their sum."""

@@ -16,6 +16,8 @@ from mergers._ops import Normalise, PerModel, add_up, deltas, on_base, one_of, p
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "mergekit": {}, "peft": {}}
 
+PIECES = "any"
+
 
 def coefficients(
     count: int, *, weight: PerModel = 1.0, scale: float = 1.0, normalise: Normalise = "none"

@@ -12,11 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mergers._ops import (
-    NOWHERE,
     Elect,
     Normalise,
     PerModel,
-    Place,
     Sign,
     agree,
     deltas,
@@ -24,8 +22,10 @@ from mergers._ops import (
     on_base,
     one_of,
     per_model,
+    survey_trim,
     trim,
 )
+from mergers._place import NOWHERE, Look, Place
 
 Scope = Literal["tensor", "model"]
 
@@ -35,6 +35,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mergekit": {"scope": "tensor", "elect": "weighted", "normalise": "weights", "density": 1.0},
     "peft": {"scope": "tensor", "elect": "raw", "normalise": "count"},
 }
+
+
+PIECES = "any"
+
+
+def survey(look: Look, *, density: PerModel = 0.2, **_: Any) -> Any:
+    """Return where each model's trimming cuts, over a scope that is merged in pieces."""
+    return survey_trim(look, density)
 
 
 def merge(

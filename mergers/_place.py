@@ -1,0 +1,51 @@
+"""Where values come from, and a look at all of them before the first is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mergers import _random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a call's values come from: what random numbers and surveys over many calls need to know.
+
+    tensor   name of the tensor; ``seed`` and ``keys`` (one per model) complete the key of random numbers
+    start    index of the first element within the tensor; ``offset`` of the tensor within the model
+    survey   what the method's ``survey`` found in the whole tensor or model, or None: the call has it all
+    """
+
+    tensor: str = ""
+    seed: int = 0
+    keys: tuple[str, ...] = ()
+    start: int = 0
+    offset: int = 0
+    survey: Any = None
+
+    def random_key(self, model: int) -> int:
+        """Return the key of the random numbers for one model's tensor."""
+        return _random.key(self.seed, self.tensor, self.keys[model] if self.keys else model)
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """All deltas of a scope (a tensor or a model), piece by piece, as often as needed.
+
+    count    number of models
+    numel    number of elements per model
+    pieces   yields (place, deltas): flat float32 tensors that belong to the caller
+    sample   returns some thousand elements of each model's delta, spread over the scope
+    """
+
+    count: int
+    numel: int
+    pieces: Callable[[], Iterator[tuple[Place, list[Tensor]]]]
+    sample: Callable[[], list[Tensor]]
