@@ -1,114 +1,198 @@
-"""Merging adapters as true deltas, module by module, into an adapter; the base is read only where needed."""
+"""Merging adapters into an adapter: every module of any of them, as true deltas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergers import _dora
-from mergers._factors import Pair, Rank, compress, concatenate, factorise
-from mergers._place import Place
-from mergers._report import ModuleReport
-from studio.adapters import Adapter, Factors
+from mergers import _lock
+from mergers._inputs import Opened
+from mergers._modules import Inputs, merge_module, merge_value, with_magnitude
+from mergers._place import Look, Place
+from mergers._plan import Plan, Step
+from mergers._report import MergeReport, ModuleReport
+from mergers._settings import method
+from mergers._spec import MergeSpec
+from mergers._threads import in_order, workers
+from studio.adapter_files import fill_adapter
+from studio.adapters import Factors
+from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
+from studio.log import Log
+from studio.module_names import tensor_names, weight_names
+
+WHOLE = "stored whole"
+SAMPLE = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The adapters, how they are merged, and how to read the base's weight of a module.
+def plan_adapters(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) -> Plan:
+    """Return the plan of an adapter merge; `MergeError` for adapters that do not fit together."""
+    adapters, base = opened.adapters, opened.base
+    steps: list[Step] = []
+    for name in dict.fromkeys(name for a in adapters for name in a.names()):
+        owners = [i for i, a in enumerate(adapters) if name in a.names()]
+        first = adapters[owners[0]]
+        for i in owners[1:]:
+            if adapters[i].shape(name) != first.shape(name) or adapters[i].kind(name) != first.kind(name):
+                raise MergeError(
+                    f"'{name}' is {list(adapters[i].shape(name))} in {adapters[i].folder} but "
+                    f"{list(first.shape(name))} in {first.folder}; adapters of different models do not add up"
+                )
+        why = "" if len(owners) == len(adapters) else "a zero delta in the others"
+        steps.append(
+            Step(
+                name=name,
+                shape=first.shape(name),
+                action="merge",
+                sources=tuple(owners),
+                settings=settings,
+                why=why,
+            )
+        )
+    needs = next((a for a in adapters if a.values or any(a.is_dora(n) for n in a.names())), None)
+    if needs is not None and base is None:
+        raise MergeError(
+            f"{needs.folder} stores whole tensors or DoRA, whose deltas depend on the base; name it"
+        )
+    if base is not None:
+        modules = {step.name: step.shape for step in steps}
+        weight_names(modules, base)  # refuses modules that the base does not have
+        for name in _values(opened):
+            owners = [i for i, a in enumerate(adapters) if name in a.values]
+            shape = adapters[owners[0]].value_shape(name) if owners else ()
+            if name.rpartition(".")[0] not in modules:
+                steps.append(
+                    Step(
+                        name=name,
+                        shape=shape,
+                        action="merge" if owners else "copy",
+                        sources=tuple(owners),
+                        settings=settings,
+                        why=WHOLE,
+                    )
+                )
+    return Plan(spec=spec, kind="adapter", steps=tuple(steps), warnings=opened.warnings)
 
-    ``names`` are the base's tensor names by module, where the base is known: random numbers are keyed by
-    them, so that adapter and full model come from the same ones.
+
+def _values(opened: Opened) -> dict[str, str]:
+    """Return, for tensors that are stored whole, the model's name -> the base's.
+
+    PEFT keeps whole modules: where an adapter trains a norm's bias alone, the norm's weight comes along.
     """
-
-    adapters: Sequence[Adapter]
-    method: ModuleType
-    rank: Rank
-    place: Place
-    weight_of: Any
-    names: Mapping[str, str]
-
-
-def merge_module(inputs: Inputs, name: str, settings: Mapping[str, Any]) -> tuple[Factors, ModuleReport]:
-    """Merge one module's deltas; an adapter without the module brings a zero delta."""
-    found = {i: a.factors(name) for i, a in enumerate(inputs.adapters) if name in a.modules}
-    first = next(iter(found.values()))
-    count, tensor = len(inputs.adapters), inputs.names.get(name, f"{name}.weight")
-    place = replace(inputs.place, tensor=tensor)
-    bias = _bias(inputs, found, settings, replace(place, tensor=f"{tensor.removesuffix('weight')}bias"))
-    dora = any(f.magnitude is not None for f in found.values())
-    weight: Any = inputs.weight_of(name) if dora else None
-    longest = max(_norm(f, weight) for f in found.values())
-    magnitude: Tensor | None = None
-    if hasattr(inputs.method, "coefficients"):
-        every = inputs.method.coefficients(count, **settings)
-        parts, shares = list(found.values()), [every[i] for i in found]
-        if dora:
-            pair, magnitude, norm = _dora.combine(parts, shares, weight, inputs.rank)
-        else:
-            whole = concatenate(parts, shares)
-            pair = compress(whole.b, whole.a, inputs.rank)
-            norm = product_norm(whole.b, whole.a)
-    else:
-        zero = torch.zeros(first.shape)
-        dense = [found[i].delta(weight) if i in found else zero for i in range(count)]
-        extra = {"place": place} if _wants_place(inputs.method) else {}
-        merged = inputs.method.merge(dense, None, **extra, **settings)
-        del dense
-        norm = float(merged.norm())
-        pair = factorise(merged.reshape(merged.shape[0], -1).float(), inputs.rank)
-    if not (torch.isfinite(pair.b).all() and torch.isfinite(pair.a).all()):
-        raise MergeError(f"merging '{name}' gives values that are not finite; look at the adapters' weights")
-    factors = Factors(a=pair.a, b=pair.b, shape=first.shape, kind=first.kind, magnitude=magnitude, bias=bias)
-    return factors, ModuleReport(name=name, rank=factors.rank, energy=pair.energy, norm=norm, longest=longest)
+    assert opened.base is not None
+    wanted = {name: a.value_shape(name) for a in opened.adapters for name in a.values}
+    places = tensor_names(wanted, opened.base)
+    adapted = {name for a in opened.adapters for name in a.names()}
+    for name, tensor in list(places.items()):
+        module, owner = name.rpartition(".")[0], tensor.rpartition(".")[0]
+        for other in opened.base.names() if module not in adapted else ():
+            if other.rpartition(".")[0] == owner:
+                places.setdefault(f"{module}.{other.rpartition('.')[2]}", other)
+    return places
 
 
-def merge_value(
-    inputs: Inputs, name: str, base: Tensor, settings: Mapping[str, Any]
-) -> tuple[Tensor, ModuleReport]:
-    """Merge a tensor that adapters store whole; where one does not, it has the base's."""
-    ground = base.float()
-    tensors = [a.value(name).float() if name in a.values else ground for a in inputs.adapters]
-    place = replace(inputs.place, tensor=name)
-    extra = {"place": place} if _wants_place(inputs.method) else {}
-    merged = inputs.method.merge(tensors, ground, **extra, **settings)
-    longest = max(float((t - ground).norm()) for t in tensors)
-    norm = float((merged - ground).norm())
-    return merged, ModuleReport(name=name, rank=0, energy=1.0, norm=norm, longest=longest)
+def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> MergeReport:
+    """Write the merged adapter into an existing folder."""
+    spec, adapters, base = planned.spec, opened.adapters, opened.base
+    modules = [step for step in planned.steps if step.why != WHOLE]
+    names = weight_names({s.name: s.shape for s in modules}, base) if base is not None else {}
+    inputs = Inputs(
+        adapters=adapters,
+        method=method(spec.method),
+        rank=spec.rank,
+        names=names,
+        place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
+        weight_of=lambda name: _base_tensor(base, names[name]),
+        bias_of=lambda name: _base_tensor(base, names[name].removesuffix("weight") + "bias"),
+    )
+    places = _places(inputs, modules)
+    log.stage(f"merge {spec.method}", len(planned.steps), "tensors")
+
+    def one(step: Step) -> tuple[str, Factors, ModuleReport]:
+        return step.name, *merge_module(inputs, step.name, step.settings, places[step.name])
+
+    factors: dict[str, Factors] = {}
+    reports: list[ModuleReport] = []
+    for name, made, report in in_order(one, modules, workers(spec.threads)):
+        factors[name] = made
+        reports.append(report)
+        log.advance(1)
+    if any(f.magnitude is not None for f in factors.values()):
+        factors = {n: with_magnitude(f, inputs.weight_of(n)) for n, f in factors.items()}
+    if any(f.bias is not None for f in factors.values()):
+        factors = {n: _with_bias(f) for n, f in factors.items()}
+    values: dict[str, Tensor] = {}
+    wholes = _values(opened) if base is not None else {}
+    for step in planned.steps:
+        if step.why == WHOLE:
+            ground = _base_tensor(base, wholes[step.name])
+            place = replace(inputs.place, tensor=wholes[step.name])
+            merged, report = merge_value(inputs, step.name, ground, step.settings, place)
+            values[step.name] = merged.to(torch.float32)
+            reports.append(report)
+            log.advance(1)
+    first = adapters[0]
+    fingerprint = next((a.base_fingerprint for a in adapters if a.base_fingerprint), "")
+    fill_adapter(
+        folder,
+        factors,
+        base=str(spec.base or first.base),
+        values=values,
+        dtype=torch.float32,
+        base_fingerprint=fingerprint or (base.fingerprint() if base else ""),
+        family=next((a.family for a in adapters if a.family), ""),
+        note={"made_by": "merge", "method": spec.method},
+    )
+    return MergeReport(
+        out=folder,
+        kind="adapter",
+        method=spec.method,
+        merged=planned.counts["merge"],
+        copied=planned.counts["copy"],
+        modules=tuple(reports),
+    )
 
 
-def product_norm(b: Tensor, a: Tensor) -> float:
-    """Return the length of ``b @ a`` without forming it: |BA|^2 = tr(B^T B A A^T)."""
-    squared = ((b.T.double() @ b.double()) * (a.double() @ a.T.double())).sum()
-    return float(squared.clamp(min=0).sqrt())
+def _places(inputs: Inputs, modules: list[Step]) -> dict[str, Place]:
+    """Return each module's place; with the scope of a whole model, what the method finds in all of them."""
+    offsets, total = {}, 0
+    for step in modules:
+        offsets[step.name] = total
+        total += math.prod(step.shape)
+    settings: Mapping[str, Any] = modules[0].settings
+    survey = None
+    if settings.get("scope") == "model":
+
+        def pieces() -> Iterator[tuple[Place, list[Tensor]]]:
+            for step in modules:
+                place = replace(inputs.place, tensor=inputs.tensor_name(step.name), offset=offsets[step.name])
+                yield place, [delta.reshape(-1).clone() for delta in inputs.dense(step.name)]
+
+        def sample() -> list[Tensor]:
+            parts = [[p[:: max(1, total // (SAMPLE * len(modules)))] for p in parts] for _, parts in pieces()]
+            return [torch.cat(same) for same in zip(*parts, strict=True)]
+
+        look = Look(count=len(inputs.adapters), numel=total, pieces=pieces, sample=sample)
+        survey = inputs.method.survey(look, **settings)
+    return {
+        name: replace(inputs.place, tensor=inputs.tensor_name(name), offset=offset, survey=survey)
+        for name, offset in offsets.items()
+    }
 
 
-def _norm(factors: Factors, weight: Tensor | None) -> float:
-    if factors.magnitude is not None:
-        return float(factors.delta(weight).norm())
-    return product_norm(factors.b, factors.a)
+def _with_bias(factors: Factors) -> Factors:
+    """Return the factors with a bias of zeros where there was none: PEFT asks for all or none."""
+    if factors.bias is not None:
+        return factors
+    return replace(factors, bias=torch.zeros(factors.shape[factors.output_axis]))
 
 
-def _bias(
-    inputs: Inputs, found: Mapping[int, Factors], settings: Mapping[str, Any], place: Place
-) -> Tensor | None:
-    biases = {i: f.bias for i, f in found.items() if f.bias is not None}
-    if not biases:
-        return None
-    zero = torch.zeros_like(next(iter(biases.values())))
-    tensors = [biases.get(i, zero) for i in range(len(inputs.adapters))]
-    extra = {"place": place} if _wants_place(inputs.method) else {}
-    merged: Tensor = inputs.method.merge(tensors, None, **extra, **settings)
-    return merged
-
-
-def _wants_place(method: ModuleType) -> bool:
-    return "place" in (method.merge.__kwdefaults__ or {})
-
-
-__all__ = ["Inputs", "Pair", "merge_module", "merge_value", "product_norm"]
+def _base_tensor(base: Checkpoint | None, name: str) -> Tensor:
+    assert base is not None
+    return base.read(name)

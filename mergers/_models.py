@@ -22,21 +22,14 @@ from mergers._settings import method
 from mergers._sources import FLOATS, Source, sources, tied_name
 from mergers._spec import MergeSpec
 from mergers._stream import Done, Work, merge_tensor, survey_model
-from studio.adapters import Adapter
+from mergers._threads import in_order
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.log import Log
-from studio.module_names import tensor_names
 from studio.shards import ShardWriter
 
 #: Files that describe the donor and not the result.
 LEFT = ("README.md", "merge.lock.json", "triptych.json", "run.json")
-
-
-def value_names(adapters: Sequence[Adapter], base: Checkpoint) -> dict[str, str]:
-    """Return, for tensors that adapters store whole, the base's name of the tensor that they replace."""
-    wanted = {name: a.value_shape(name) for a in adapters for name in a.values}
-    return tensor_names(wanted, base)
 
 
 def donor_of(spec: MergeSpec, opened: Opened) -> Checkpoint:
@@ -98,8 +91,6 @@ def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> l
 
 def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads: int) -> MergeReport:
     """Write the merged model into an existing folder."""
-    from mergers._engine import in_order
-
     spec = planned.spec
     donor = donor_of(spec, opened)
     work = Work(
