@@ -148,9 +148,9 @@ class Page:
         self,
         picture: Any,
         sound: Any,
-        text: str | None,
+        text: Any,
         example: Example | None,
-        chosen: list[str] | None,
+        chosen: Any,
         tokens: Any,
         temperature: Any,
         seed: Any,
@@ -159,15 +159,15 @@ class Page:
         """Send the question on the page to the chosen variants, and yield the board as they answer."""
         session, who = self._visitor(request)
         try:
-            question = read_question(picture, sound, text)
+            question = read_question(picture, sound, text, Path(self.picture.GRADIO_CACHE))
             if example is not None and example.question != question:
                 example = None
             expected = example.expected if example else None
             opened = self.desk.open(
-                session, who, question, chosen or [], _decoding(tokens, temperature, seed), expected
+                session, who, question, chosen, _decoding(tokens, temperature, seed), expected
             )
         except TriptychError as error:
-            yield self._problem(session, chosen or [], str(error))
+            yield self._problem(session, chosen, str(error))
             return
         yield from self._follow(session, opened)
 
@@ -243,8 +243,8 @@ class Page:
             yield (self.desk.board(session), *[gr.skip()] * 4)
         yield (self.desk.board(session), *_buttons(running=False))
 
-    def _problem(self, session: str, chosen: list[str], sentence: str) -> tuple[Any, ...]:
-        return self.desk.board(session, chosen[:MOST], sentence), *[gr.skip()] * 4
+    def _problem(self, session: str, chosen: Any, sentence: str) -> tuple[Any, ...]:
+        return self.desk.board(session, chosen, sentence), *[gr.skip()] * 4
 
     def _visitor(self, request: gr.Request) -> tuple[str, str]:
         """Return the visitor's session and who it is, or refuse."""

@@ -11,13 +11,15 @@ from typing import Any
 from apps.web.examples import Examples
 from apps.web.keep import Keeper
 from apps.web.panels import panels_html
-from apps.web.question import Question, check_choice
+from apps.web.question import Question, read_choice
 from apps.web.rounds import Answerer, Decoding, Panel, Round
 from studio.errors import DataError, TriptychError
 from studio.store import VERDICTS, Store
 
 MOST = 4
 """Most variants side by side."""
+_REMEMBERED = 500
+"""Pages whose round is remembered; the least recently asking one is forgotten."""
 LOST = "These answers could not all be kept in the store; the server's log says why."
 
 
@@ -61,19 +63,15 @@ class Desk:
         session: str,
         who: str,
         question: Question,
-        chosen: Sequence[str],
+        chosen: Any,
         decoding: Decoding,
         expected: str | None = None,
     ) -> Round:
         """Begin a round for a visitor; the visitor's round before it is stopped."""
-        check_choice(chosen)
-        unknown = [label for label in chosen if label not in self.labels]
-        if unknown:
-            raise DataError(f"There is no variant '{unknown[0]}' any more; load the page again.")
         fresh = Round(
             self.engine,
             question,
-            {label: self.labels[label] for label in chosen},
+            {label: self.labels[label] for label in read_choice(chosen, self.labels, most=MOST)},
             decoding,
             turn=self._turn,
             keeper=Keeper(self.store, who, self.media),
@@ -81,7 +79,10 @@ class Desk:
         )
         with self._guard:
             before = self._rounds.get(session)
+            self._rounds.pop(session, None)
             self._rounds[session] = fresh
+            while len(self._rounds) > _REMEMBERED:
+                self._rounds.pop(next(iter(self._rounds))).stop()
         if before is not None:
             before.stop()
         return fresh.start()
@@ -91,18 +92,19 @@ class Desk:
         return self._rounds.get(session)
 
     def leave(self, session: str) -> None:
-        """Forget a visitor whose page was closed, and stop what runs for nobody."""
-        with self._guard:
-            left = self._rounds.pop(session, None)
+        """Stop what runs for a page that was closed; what it has can still be judged if it comes back."""
+        left = self.round(session)
         if left is not None:
             left.stop()
 
-    def board(self, session: str, chosen: Sequence[str] | None = None, problem: str = "") -> str:
+    def board(self, session: str, chosen: Any = None, problem: str = "") -> str:
         """Return the panels as HTML: the visitor's round, or empty panels for newly chosen variants."""
         done = self.round(session)
-        if done is None or (chosen is not None and list(chosen) != list(done.names)):
+        if done is None or chosen is not None:
+            listed = chosen if isinstance(chosen, list) else []
+            names = list(dict.fromkeys(label for label in map(str, listed) if label in self.labels))[:MOST]
+        if done is None or (chosen is not None and names != list(done.names)):
             known = {panel.name: panel for panel in done.panels} if done and done.over else {}
-            names = list(self.labels if chosen is None else chosen)[:MOST]
             return panels_html([known.get(name, Panel(name=name)) for name in names], problem=problem)
         return panels_html(
             done.panels,
@@ -122,7 +124,7 @@ class Desk:
         done = self.round(session)
         if done is None or not done.over or done.kept is None:
             raise DataError("There is no finished comparison to judge.")
-        places = {str(place): panel for place, panel in enumerate(done.panels)}
+        places = {str(place): panel for place, panel in enumerate(done.panels) if panel.state != "failed"}
         if choice not in places and choice not in VERDICTS:
             raise DataError("That is not a verdict that this page offers.")
         chosen = places[choice].name if choice in places else choice

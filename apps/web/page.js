@@ -55,6 +55,26 @@
     }
   });
 
+  // A picture in the clipboard goes to the picture's field, wherever on the page it is pasted.
+  document.addEventListener("paste", (event) => {
+    const picture = [...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"));
+    if (!picture) return;
+    event.preventDefault();
+    const deliver = (tries) => {
+      const field = document.querySelector("#tp-picture input[type=file]");
+      if (field) {
+        const files = new DataTransfer();
+        files.items.add(picture);
+        field.files = files.files;
+        field.dispatchEvent(new Event("change", { bubbles: true }));
+      } else if (tries) {
+        if (tries === 20) press("#tp-picture button[aria-label='Remove Image']");
+        setTimeout(deliver, 50, tries - 1);
+      }
+    };
+    deliver(20);
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (press("#tp-send")) event.preventDefault();

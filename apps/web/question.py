@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,20 @@ class Question:
         return Sample(turns=(Turn(role="user", parts=tuple(parts)),))
 
 
-def read_question(picture: Any, sound: Any, text: str | None) -> Question:
+def read_question(picture: Any, sound: Any, text: Any, uploads: Path) -> Question:
     """Return the question behind the page's fields; every medium decodes, or the reason is told.
 
     ``picture`` and ``sound`` are what the page sends for an uploaded file: None or a mapping with
-    the ``path`` of the upload.
+    the ``path`` of the upload, which must lie in the folder ``uploads``.
 
     Raises:
         DataError: nothing was asked, the text is too long, or a medium cannot be read; the
             sentence never names a path.
     """
     question = Question(
-        text=(text or "").strip(),
-        picture=_path(picture, "picture"),
-        sound=_path(sound, "recording"),
+        text=text.strip() if isinstance(text, str) else "",
+        picture=_path(picture, "picture", uploads),
+        sound=_path(sound, "recording", uploads),
     )
     if not question.sample.turns[0].parts:
         raise DataError("Nothing to ask yet: add a picture, a recording or a text.")
@@ -67,10 +67,19 @@ def read_question(picture: Any, sound: Any, text: str | None) -> Question:
     return question
 
 
-def check_choice(chosen: Sequence[str], least: int = 2, most: int = 4) -> None:
-    """Raise `DataError` unless ``least`` to ``most`` variants are chosen."""
-    if not least <= len(chosen) <= most:
-        raise DataError(f"Choose {least} to {most} variants to compare; {len(chosen) or 'none'} chosen.")
+def read_choice(chosen: Any, known: Collection[str], least: int = 2, most: int = 4) -> list[str]:
+    """Return the chosen variants' labels, each once.
+
+    Raises:
+        DataError: unless there are ``least`` to ``most`` of them, all ``known``.
+    """
+    labels = list(dict.fromkeys(map(str, chosen))) if isinstance(chosen, list) else []
+    if not least <= len(labels) <= most:
+        raise DataError(f"Choose {least} to {most} variants to compare; {len(labels) or 'none'} chosen.")
+    for label in labels:
+        if label not in known:
+            raise DataError(f"There is no variant '{label}' any more; load the page again.")
+    return labels
 
 
 def without_paths(sentence: str, question: Question) -> str:
@@ -84,10 +93,10 @@ def without_paths(sentence: str, question: Question) -> str:
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 
-def _path(upload: Any, word: str) -> Path | None:
+def _path(upload: Any, word: str, uploads: Path) -> Path | None:
     if upload is None:
         return None
     path = upload.get("path") if isinstance(upload, dict) else None
-    if not path:
+    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(uploads.resolve()):
         raise DataError(f"The {word} did not arrive; send it again as a file.")
     return Path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,5 +132,6 @@ def web_app(
                 log=log,
             )
         finally:
-            process.terminate()
-            process.communicate(timeout=20)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert process.returncode == 0, log.read_text()

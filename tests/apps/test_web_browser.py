@@ -237,6 +237,29 @@ def test_a_picture_that_is_none_is_told_in_one_sentence(
     assert told == "The picture is text, not a picture; allowed: PNG, JPEG, WEBP, GIF, BMP, TIFF."
 
 
+def test_a_picture_can_be_pasted_anywhere_and_replaces_the_one_before(
+    open_page: Callable[..., Page], media: dict[str, Path]
+) -> None:
+    page = open_page()
+    pixels = list(media["picture"].read_bytes())
+    shown = page.locator("#tp-picture").get_by_role("img", name="The picture of the question")
+    addresses = []
+    for name in ("one.png", "two.png"):
+        page.evaluate(
+            """([pixels, name]) => {
+              const clipboardData = new DataTransfer();
+              clipboardData.items.add(new File([new Uint8Array(pixels)], name, { type: "image/png" }));
+              document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+            }""",
+            [pixels, name],
+        )
+        page.wait_for_function(
+            "name => document.querySelector('#tp-picture img')?.src.endsWith(name)", arg=name
+        )
+        addresses.append(shown.get_attribute("src"))
+    assert len(set(addresses)) == 2
+
+
 def test_an_empty_question_and_too_few_variants_are_told(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.get_by_role("button", name="Send").click()

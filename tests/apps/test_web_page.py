@@ -58,7 +58,9 @@ def test_a_broken_upload_is_told_without_its_path(what: str, tmp_path: Path) -> 
         broken.write_bytes(content)
         upload = {"path": str(broken)}
         with pytest.raises(DataError) as told:
-            read_question(upload if what == "picture" else None, upload if what == "sound" else None, "?")
+            read_question(
+                upload if what == "picture" else None, upload if what == "sound" else None, "?", tmp_path
+            )
         sentence = str(told.value)
         assert sentence.startswith("The picture" if what == "picture" else "The recording")
         assert sentence.endswith(".")
@@ -66,13 +68,16 @@ def test_a_broken_upload_is_told_without_its_path(what: str, tmp_path: Path) -> 
         assert "secret" not in sentence
 
 
-def test_empty_and_endless_questions_are_refused() -> None:
-    with pytest.raises(DataError, match="Nothing to ask yet"):
-        read_question(None, None, "  \n")
+def test_empty_endless_and_forged_questions_are_refused(tmp_path: Path) -> None:
+    for nothing in ("  \n", None, 7, {"text": "a"}):
+        with pytest.raises(DataError, match="Nothing to ask yet"):
+            read_question(None, None, nothing, tmp_path)
     with pytest.raises(DataError, match=f"has {MAX_CHARACTERS + 1} characters; at most {MAX_CHARACTERS}"):
-        read_question(None, None, "a" * (MAX_CHARACTERS + 1))
-    with pytest.raises(DataError, match="The picture did not arrive"):
-        read_question({"url": "data:image/png;base64,AAAA"}, None, "?")
+        read_question(None, None, "a" * (MAX_CHARACTERS + 1), tmp_path)
+    forged = ({"url": "data:image/png;base64,AAAA"}, "a.png", {"path": None}, {"path": "/etc/passwd"})
+    for picture in (*forged, {"path": f"{tmp_path}/../a.png"}):
+        with pytest.raises(DataError, match="The picture did not arrive"):
+            read_question(picture, None, "?", tmp_path)
 
 
 def test_an_engines_sentence_loses_its_paths_too(tmp_path: Path) -> None:
@@ -123,6 +128,8 @@ def test_a_variant_that_disappears_is_told_in_its_panel_and_the_others_go_on(
     assert there.state == "done"
     assert [answer.variant for answer in store.comparison(asked.kept or 0).answers] == ["base"]
     assert "Failed" in desk.board("tab")
+    with pytest.raises(DataError, match="not a verdict"):
+        desk.vote("tab", "me", "0")
     desk.vote("tab", "me", "1")
     assert store.votes()[0].choice == "base"
 
@@ -158,7 +165,7 @@ def test_visitors_wait_for_each_other_and_a_new_question_stops_the_old_one(
     assert [[panel.text for panel in asked.panels] for asked in rounds] == [right] * 4
     assert desk.round("a") is rounds[0]
     desk.leave("a")
-    assert desk.round("a") is None
+    assert desk.round("a") is rounds[0]
 
 
 def test_a_verdict_counts_once_and_only_on_a_finished_comparison(
@@ -203,6 +210,9 @@ def test_two_to_four_known_variants_can_be_chosen(
     for chosen, told in (
         ([], "none chosen"),
         (["ties"], "1 chosen"),
+        (["ties", "ties"], "1 chosen"),
+        ("ties", "none chosen"),
+        (None, "none chosen"),
         (["base", "textiles", "commands", "linear", "ties"], "5 chosen"),
     ):
         with pytest.raises(DataError, match=told):
