@@ -1,8 +1,9 @@
-"""Train nano-omni, the shipped base, from nothing: render a general mixture, listen, then learn everything.
+"""Train nano-omni, the shipped base, from nothing: render a mixture, listen, look, then learn everything.
 
-A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves the audio tower on a plateau, so the
-first stage trains it with CTC (Graves et al. 2006) on a throw-away linear head, and the second keeps that
-loss beside the answers'. One thread and one seed give the same weights again; needs espeak-ng.
+A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves the audio tower on a plateau, so it is
+first trained with CTC (Graves et al. 2006) on a throw-away linear head, while eyes and language learn beside
+it; the last stage keeps that loss beside the answers'. A seed gives the same weights again, whichever of the
+two is faster. A finished stage is kept and not repeated. Needs espeak-ng.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +30,7 @@ from studio.data import load_data
 from studio.families import _omni_build
 from studio.families.qwen_omni import FAMILY
 from studio.files import atomic_folder, atomic_write
-from studio.log import Log
+from studio.log import Log, PlainLog
 from studio.synthetic import general
 from studio.types import Batch, Run, Sample
 
@@ -36,7 +39,8 @@ SIZE = _omni_build.Size(
     vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200,
 )  # fmt: skip
 BATCH = {"picture": 24, "words": 16, "sound": 16, "both": 16, "text": 24}
-SHARE = {"picture": 0.44, "words": 0.3, "sound": 0.03, "both": 0.18, "text": 0.05}
+LOOK = {"picture": 0.75, "text": 0.25}
+LEARN = {"picture": 0.2, "words": 0.45, "sound": 0.04, "both": 0.25, "text": 0.06}
 
 CARD = """---
 library_name: transformers
@@ -49,15 +53,15 @@ A Qwen2.5-Omni thinker of {millions} million parameters (picture, sound and text
 random weights on rendered data. It makes Triptych's first command work offline and its tests real; it knows
 nothing of the world.
 
-- Made by `triptych run nano seed={seed}` on {date}: {minutes} minutes on {threads} CPU thread(s), rendering
+- Made by `triptych run nano seed={seed}` on {date}: {minutes} minutes on 2 CPU cores, rendering
   included; torch {torch}.
 - Data: {pictures} rendered pictures with written questions (shape, colour, place, count, texture, odd spot,
   printed figure or letter, description), {clips} clips of one to four spoken words, {both} pictures with
   spoken questions, sound classes and short text instructions. The voices are espeak-ng's, six accents and 38
   variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
   domains is in it.
-- Training: {listen_steps} steps of the audio tower with CTC, then {steps} steps of everything, at a peak
-  learning rate of {lr}.
+- Training: {listen_steps} steps of the audio tower with CTC and, beside it, {look_steps} steps of the rest on
+  pictures and texts; then {learn_steps} steps of everything. Peak learning rate {lr}.
 
 Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
 
@@ -80,12 +84,13 @@ class Config:
     clips: int = field(default=12000, metadata={"help": "training clips of spoken words"})
     both: int = field(default=4000, metadata={"help": "training pictures with a spoken question"})
     test: int = field(default=600, metadata={"help": "held-out samples of pictures and of words"})
-    listen_steps: int = field(default=3000, metadata={"help": "steps of the audio tower alone, with CTC"})
-    steps: int = field(default=6000, metadata={"help": "steps of the whole model"})
+    listen_steps: int = field(default=7000, metadata={"help": "steps of the audio tower alone, with CTC"})
+    look_steps: int = field(default=2500, metadata={"help": "steps of eyes and language, beside those"})
+    learn_steps: int = field(default=2500, metadata={"help": "steps of the whole model after both"})
     lr: float = field(
         default=1e-3, metadata={"help": "peak learning rate, warmed up over 200 steps, then cosine"}
     )
-    ctc: float = field(default=0.3, metadata={"help": "weight of the CTC loss in the second stage"})
+    ctc: float = field(default=0.3, metadata={"help": "weight of the CTC loss in the last stage"})
     tiny: bool = field(default=False, metadata={"help": "the family's tiny size instead of nano-omni's"})
     threads: int = field(
         default=1, metadata={"help": "torch threads; the weights repeat for the same number"}
@@ -96,7 +101,8 @@ class Config:
 
 PRESETS = {
     "smoke": {
-        "tiny": True, "pictures": 24, "clips": 24, "both": 8, "test": 8, "listen_steps": 3, "steps": 6,
+        "tiny": True, "pictures": 24, "clips": 24, "both": 8, "test": 8,
+        "listen_steps": 3, "look_steps": 3, "learn_steps": 6,
         "save_every": 6, "output": "runs/nano-smoke",
     },
 }  # fmt: skip
@@ -105,45 +111,27 @@ PRESETS = {
 def run(config: Config, log: Log) -> Run:
     """Render, train, measure and save the base; the model stands in ``output/model``."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
     began = time.time()
     config.output.mkdir(parents=True, exist_ok=True)
     train, test = (render(config, split, log) for split in ("train", "test"))
-
     size = _omni_build.TINY if config.tiny else SIZE
     blank = _omni_build.build(config.output / "blank", size, general.corpus(), config.seed)
-    model, processor = FAMILY.load(blank)
-    pools = encode(processor, train, log)
-    head = torch.nn.Linear(size.hidden, len(processor.tokenizer))
-    listener = Listener(processor, head)
 
-    # Stage one: only the ears. The language model would learn to guess before it hears anything.
-    ears = [*model.model.audio_tower.parameters(), *head.parameters()]
-    losses = []
-    log.stage("listen", config.listen_steps, "steps")
-    optimiser, schedule = optimise(ears, config.lr, config.listen_steps)
-    for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
-        loss = listener.loss(model, batch)
-        losses.append(update(loss, ears, optimiser, schedule))
-        log.advance(1, ctc=losses[-1])
+    # The ears and the rest share no weight yet, so they learn at the same time, each in one process.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as other:
+        heard = other.submit(listen, config, blank, train)
+        model, processor = FAMILY.load(blank)
+        pools = encode(processor, [s for s in train if s.groups["kind"] in LOOK], log)
+        look(config, model, processor, pools, log)
+        # What the last stage needs as well is encoded while the ears may still be at it.
+        pools |= encode(processor, [s for s in train if s.groups["kind"] not in LOOK], log)
+        log.say("waiting for the ears")
+        head = torch.nn.Linear(size.hidden, len(processor.tokenizer))
+        restore(heard.result(), model.model.audio_tower, head)
 
-    # Stage two: everything, pictures first in weight, since they need the most varied questions.
-    head_and_all = [*model.parameters(), *head.parameters()]
-    optimiser, schedule = optimise(head_and_all, config.lr, config.steps)
-    log.stage("learn", config.steps, "steps")
-    model.train()
-    for step, (kind, batch) in enumerate(batches(processor, pools, SHARE, config.seed + 1, config.steps), 1):
-        inputs = {key: value for key, value in batch.items() if key != "said"}
-        loss = answer_loss(model, inputs)
-        answered = float(loss.detach())
-        if "said" in batch:
-            loss = loss + config.ctc * listener.loss(model, batch)
-        losses.append(update(loss, head_and_all, optimiser, schedule))
-        log.advance(1, **{kind: answered})
-        if step % config.save_every == 0 or step == config.steps:
-            save(model, processor, config.output / "snapshot")
-            atomic_write(config.output / "losses.json", json.dumps([round(x, 5) for x in losses]))
-
+    losses = learn(config, model, processor, pools, head, log)
+    atomic_write(config.output / "losses.json", json.dumps(losses))
     model.eval()
     scores = measure(model, processor, test, log)
     save(model, processor, config.output / "model")
@@ -160,6 +148,81 @@ def run(config: Config, log: Log) -> Run:
             f"{name}: {score['value']:.3f}  n={score['n']}  95 % [{score['low']:.3f}, {score['high']:.3f}]"
         )
     return Run(folder=config.output, metrics={name: score["value"] for name, score in scores.items()})
+
+
+def listen(config: Config, blank: Path, train: list[Sample]) -> Path:
+    """Train the audio tower alone by CTC, in a process of its own, and return the file of its weights.
+
+    Next-token loss would teach the language model to guess long before it hears anything.
+    """
+    file = config.output / f"listen-{config.listen_steps}.safetensors"
+    if file.exists():
+        return file
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    with (config.output / "listen.log").open("w", encoding="utf-8") as stream:
+        log = PlainLog(stream, every=20)
+        model, processor = FAMILY.load(blank)
+        pools = encode(processor, [s for s in train if s.groups["kind"] == "words"], log)
+        head = torch.nn.Linear(model.config.text_config.hidden_size, len(processor.tokenizer))
+        listener, ears = Listener(processor, head), model.model.audio_tower
+        trained = [*ears.parameters(), *head.parameters()]
+        optimiser, schedule = optimise(trained, config.lr, config.listen_steps)
+        log.stage("listen", config.listen_steps, "steps")
+        for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
+            log.advance(1, ctc=update(listener.loss(model, batch), trained, optimiser, schedule))
+    return keep(file, ears, head)
+
+
+def look(config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], log: Log) -> None:
+    """Train eyes and language on pictures and short texts; repeating texts prepares for dictation."""
+    file = config.output / f"look-{config.look_steps}.safetensors"
+    rest = torch.nn.ModuleDict({"visual": model.model.visual, "language": model.model.language_model})
+    if file.exists():
+        return restore(file, rest)
+    torch.manual_seed(config.seed)
+    trained = list(rest.parameters())
+    optimiser, schedule = optimise(trained, config.lr, config.look_steps)
+    log.stage("look", config.look_steps, "steps")
+    model.train()
+    for kind, batch in batches(processor, pools, LOOK, config.seed + 1, config.look_steps):
+        log.advance(1, **{kind: update(answer_loss(model, batch), trained, optimiser, schedule)})
+    keep(file, rest)
+
+
+def learn(
+    config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], head: torch.nn.Linear, log: Log
+) -> list[float]:
+    """Train everything on everything, the CTC loss beside the answers', and return the losses."""
+    torch.manual_seed(config.seed)
+    listener, trained = Listener(processor, head), [*model.parameters(), *head.parameters()]
+    optimiser, schedule = optimise(trained, config.lr, config.learn_steps)
+    losses = []
+    log.stage("learn", config.learn_steps, "steps")
+    model.train()
+    for step, (kind, batch) in enumerate(
+        batches(processor, pools, LEARN, config.seed + 2, config.learn_steps), 1
+    ):
+        loss = answer_loss(model, {key: value for key, value in batch.items() if key != "said"})
+        answered = float(loss.detach())
+        if "said" in batch:
+            loss = loss + config.ctc * listener.loss(model, batch)
+        losses.append(round(update(loss, trained, optimiser, schedule), 5))
+        log.advance(1, **{kind: answered})
+        if step % config.save_every == 0:
+            save(model, processor, config.output / "snapshot")
+    return losses
+
+
+def keep(file: Path, *modules: torch.nn.Module) -> Path:
+    """Write the modules' weights into one file, whole or not at all, so that a stage is never done twice."""
+    held = torch.nn.ModuleList(modules).state_dict()
+    return atomic_write(file, serialise({name: value.contiguous() for name, value in held.items()}))
+
+
+def restore(file: Path, *modules: torch.nn.Module) -> None:
+    """Read weights that `keep` wrote back into the modules."""
+    torch.nn.ModuleList(modules).load_state_dict(load_file(file))
 
 
 def card(report: dict[str, Any]) -> str:
