@@ -42,16 +42,16 @@ def build(
         media: folder in which pictures and recordings that were asked about are kept; None keeps none.
         admit: called by every handler with the request; returns who asks, or raises `TriptychError`.
     """
+    _own_uploads()
     desk = Desk(engine, store, Examples(examples), media=media, admit=admit)
-    with gr.Blocks(
-        title="Triptych", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
-    ) as app:
+    app = gr.Blocks(title="Triptych", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400))
+    with app:
         Page(desk)
 
-        @app.unload
         def leave(request: gr.Request) -> None:
             desk.leave(request.session_hash or "")
 
+        app.unload(leave)
     return app
 
 

@@ -70,6 +70,14 @@ def test_an_upload_above_the_limit_is_refused(web_app: Any) -> None:
     assert answer.status_code == 413
 
 
+def test_uploads_stand_in_a_folder_of_this_user_alone(web_app: Any) -> None:
+    files = {"files": ("a.png", b"\x89PNG", "image/png")}
+    uploaded = Path(httpx.post(f"{web_app.address}/gradio_api/upload", files=files).json()[0])
+    folder = uploaded.parent.parent
+    assert folder.name.startswith("triptych-")
+    assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_the_configuration_names_no_folder_of_this_machine(web_app: Any) -> None:
     told = httpx.get(f"{web_app.address}/config").text + httpx.get(web_app.address).text
     for secret in (web_app.base.parent, Path(web_app.data["helpdesk"]).parent, Path.cwd(), Path.home()):
