@@ -11,6 +11,8 @@ CODE = sorted(
     f for room in ("studio", "mergers", "recipes", "apps", "tests") for f in (ROOT / room).rglob("*.py")
 )
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "base", "misc"}
+#: A test may invent the home of somebody who does not exist, to see that it is not shown.
+INVENTED = ("/home/me", "/home/someone", "/home/user")
 ABSOLUTE = re.compile(r"""(?<![\w.:/<$~-])/(?:home|root|work|Users|mnt|opt|data|workspace)/[\w.-]+""")
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".sh", ".css", ".js", ".html", ""}
 
@@ -49,7 +51,8 @@ def test_no_text_names_a_place_on_somebodys_machine() -> None:
     for file in tracked():
         if file.suffix in TEXT and file.stat().st_size < 2_000_000 and "assets" not in file.parts[:-3]:
             for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
-                found += [f"{file.relative_to(ROOT)}:{number}: {m}" for m in ABSOLUTE.findall(line)]
+                places = [place for place in ABSOLUTE.findall(line) if place not in INVENTED]
+                found += [f"{file.relative_to(ROOT)}:{number}: {place}" for place in places]
     assert found == []
 
 
