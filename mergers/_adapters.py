@@ -178,7 +178,7 @@ def _places(inputs: Inputs, modules: list[Step]) -> dict[str, Place]:
             parts = [[p[:: max(1, total // (SAMPLE * len(modules)))] for p in parts] for _, parts in pieces()]
             return [torch.cat(same) for same in zip(*parts, strict=True)]
 
-        look = Look(count=len(inputs.adapters), numel=total, pieces=pieces, sample=sample)
+        look = Look(count=len(inputs.adapters), numel=total, pieces=pieces, values=pieces, sample=sample)
         survey = inputs.method.survey(look, **settings)
     return {
         name: replace(inputs.place, tensor=inputs.tensor_name(name), offset=offset, survey=survey)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mergers import _dora
 from mergers._factors import Pair, Rank, compress, concatenate, factorise
+from mergers._gram import gram
 from mergers._place import Place
 from mergers._report import ModuleReport
 from studio.adapters import Adapter, Factors
@@ -62,8 +64,8 @@ def merge_module(
     found = {i: a.factors(name) for i, a in enumerate(inputs.adapters) if name in a.modules}
     first, magnitude = next(iter(found.values())), None
     weight: Any = inputs.weight_of(name) if _any_dora(found) else None
-    if hasattr(inputs.method, "coefficients"):
-        every = inputs.method.coefficients(len(inputs.adapters), **settings)
+    every = _coefficients(inputs, name, found, settings, weight)
+    if every is not None:
         parts, shares = list(found.values()), [every[i] for i in found]
         if weight is not None:
             pair, magnitude, norm = _dora.combine(parts, shares, weight, inputs.rank)
@@ -82,6 +84,31 @@ def merge_module(
     longest = max(_norm(f, weight) for f in found.values())
     report = ModuleReport(name=name, rank=factors.rank, energy=pair.energy, norm=norm, longest=longest)
     return factors, report
+
+
+def _coefficients(
+    inputs: Inputs,
+    name: str,
+    found: Mapping[int, Factors],
+    settings: Mapping[str, Any],
+    weight: Tensor | None,
+) -> Sequence[float] | None:
+    """Return what the deltas are multiplied by, for methods that only add them up; None for others."""
+    count = len(inputs.adapters)
+    if hasattr(inputs.method, "coefficients"):
+        fixed: Sequence[float] = inputs.method.coefficients(count, **settings)
+        return fixed
+    if not hasattr(inputs.method, "weights"):
+        return None
+    if weight is not None:
+        products = gram(inputs.dense(name))
+    else:
+        products = np.zeros((count, count))
+        for i, one in found.items():
+            for j, two in found.items():
+                products[i, j] = float(((one.b.T @ two.b).double() * (one.a @ two.a.T).double()).sum())
+    weights: Sequence[float] = inputs.method.weights(products, **settings)
+    return weights
 
 
 def merge_bias(

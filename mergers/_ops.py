@@ -89,7 +89,51 @@ def trim(delta: Tensor, density: float, place: Place, model: int) -> Tensor:
 
 def survey_trim(look: Look, density: PerModel) -> Any:
     """Return the models' cuts over a scope that is merged in pieces."""
-    return survey_cuts(look, densities(density, look.count))
+    shares = densities(density, look.count)
+    return survey_cuts(look, [keep_count(share, look.numel) if share < 1 else look.numel for share in shares])
+
+
+def crumbs(delta: Tensor, density: PerModel, gamma: PerModel, place: Place, model: int, count: int) -> Tensor:
+    """Keep the share ``density`` below the ``gamma`` of largest magnitude; may change ``delta``."""
+    if not delta.numel():
+        return delta
+    flat = delta.view(-1)
+    if place.survey is None:
+        low, high = _crumb_counts(density, gamma, flat.numel(), count)[model]
+        size, first = flat.abs(), 0
+        inner, outer = cut(size, low) if low else None, cut(size, high) if high else None
+    else:
+        inner, outer = (cuts[model] for cuts in place.survey)
+        first = place.offset + place.start
+    kept = flat if inner is None else shrink(flat, inner, first)
+    return (kept if outer is None else kept - shrink(flat, outer, first)).view_as(delta)
+
+
+def survey_crumbs(look: Look, density: PerModel, gamma: PerModel) -> Any:
+    """Return the models' inner and outer cuts over a scope that is merged in pieces."""
+    counts = _crumb_counts(density, gamma, look.numel, look.count)
+    found = []
+    for side in (0, 1):
+        ks = [pair[side] for pair in counts]
+        cuts = survey_cuts(look, [max(k, 1) for k in ks])
+        found.append(tuple(c if k else None for c, k in zip(cuts, ks, strict=True)))
+    return tuple(found)
+
+
+def _crumb_counts(density: PerModel, gamma: PerModel, numel: int, count: int) -> list[tuple[int, int]]:
+    """Return per model how many largest hold what is kept and the outliers, and how many are outliers.
+
+    0 means: no cut. Outliers give way where the density could not be kept otherwise.
+    """
+    pairs = []
+    for share, part in zip(densities(density, count), per_model(gamma, count, "gamma"), strict=True):
+        if not 0 <= part < 1:
+            raise ConfigError(f"gamma must lie in [0, 1), not {part:g}")
+        wanted, top = int(share * numel), int(part * numel)
+        outliers = min(top, numel - wanted)
+        inner = wanted + outliers
+        pairs.append((0 if inner >= numel else inner, outliers if share < 1 else 0))
+    return pairs
 
 
 def drop(delta: Tensor, density: float, rescale: Rescale, place: Place, model: int) -> Tensor:
@@ -102,12 +146,12 @@ def drop(delta: Tensor, density: float, rescale: Rescale, place: Place, model: i
         return delta
     flat = delta.view(-1)
     whole = place.survey is None
-    before = _l1(flat) if rescale == "l1" and whole else 0.0
+    before = magnitude_sum(flat) if rescale == "l1" and whole else 0.0
     _random.keep_(flat, density, place.random_key(model), place.start)
     if rescale == "density":
         flat.div_(density)
     elif rescale == "l1":
-        flat.mul_(_ratio(before, _l1(flat)) if whole else place.survey[model])
+        flat.mul_(restored(before, magnitude_sum(flat)) if whole else place.survey[model])
     return delta
 
 
@@ -119,16 +163,16 @@ def survey_drop(look: Look, density: PerModel, rescale: Rescale) -> Any:
     before, after = [0.0] * look.count, [0.0] * look.count
     for place, parts in look.pieces():
         for i, part in enumerate(parts):
-            before[i] += _l1(part)
-            after[i] += _l1(drop(part, shares[i], "none", place, i))
-    return [_ratio(b, a) for b, a in zip(before, after, strict=True)]
+            before[i] += magnitude_sum(part)
+            after[i] += magnitude_sum(drop(part, shares[i], "none", place, i))
+    return [restored(b, a) for b, a in zip(before, after, strict=True)]
 
 
-def _l1(tensor: Tensor) -> float:
+def magnitude_sum(tensor: Tensor) -> float:
     return float(tensor.abs().sum(dtype=torch.float64))
 
 
-def _ratio(before: float, after: float) -> float:
+def restored(before: float, after: float) -> float:
     """Return what restores a norm; tiny norms are left alone."""
     return before / after if before >= 1e-7 and after >= 1e-7 else 1.0
 

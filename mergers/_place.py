@@ -41,11 +41,13 @@ class Look:
 
     count    number of models
     numel    number of elements per model
-    pieces   yields (place, deltas): flat float32 tensors that belong to the caller
+    pieces   yields (place, deltas): float32 tensors that belong to the caller, flat or whole rows
+    values   the same, but the models' own values
     sample   returns some thousand elements of each model's delta, spread over the scope
     """
 
     count: int
     numel: int
     pieces: Callable[[], Iterator[tuple[Place, list[Tensor]]]]
+    values: Callable[[], Iterator[tuple[Place, list[Tensor]]]]
     sample: Callable[[], list[Tensor]]

@@ -58,11 +58,13 @@ def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
     return flat * mask
 
 
-def survey_cuts(look: Look, shares: Sequence[float]) -> tuple[Cut, ...]:
-    """Return each model's cut over a scope that is only seen in pieces; two passes, a third for ties."""
-    ks = [keep_count(share, look.numel) for share in shares]
+def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
+    """Return for each model the cut that keeps ``ks`` elements of a scope that is only seen in pieces.
+
+    One pass where the sample guesses right, one more where values tie at the threshold.
+    """
     sides = [_bracket(s.abs(), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
-    cuts: list[Cut | None] = [Cut(0.0, ALL) if share >= 1 else None for share in shares]
+    cuts: list[Cut | None] = [Cut(0.0, ALL) if k >= look.numel else None for k in ks]
     ties: dict[int, int] = {}
     while open_ones := [i for i, found in enumerate(cuts) if found is None]:
         above, middles = _between(look, sides, open_ones)

@@ -62,6 +62,7 @@ class Tensors:
         """Open the tensor in the base and in every model."""
         self.work, self.step = work, step
         self.numel = math.prod(step.shape)
+        self.size = piece_size(work.method, step.shape)
         self.place = replace(place, tensor=step.name)
         self._ground: Reader = held(work.donor, step.name)
         self._readers = [source.reader(step.name) for source in work.sources]
@@ -81,11 +82,24 @@ class Tensors:
             found.append(values)
         return found, ground if self.work.base is not None else None
 
+    def shaped(self, begin: int) -> tuple[list[Tensor], Tensor | None]:
+        """Return the piece that begins at an element as the method is given it: flat, whole rows, or all."""
+        values, base = self.read(begin, min(begin + self.size, self.numel))
+        if self.size < self.numel and getattr(self.work.method, "PIECES", "whole") != "rows":
+            return values, base
+        shape = (-1, *self.step.shape[1:]) if self.step.shape else ()
+        return [v.view(shape) for v in values], None if base is None else base.view(shape)
+
     def pieces(self) -> Iterator[tuple[Place, list[Tensor]]]:
         """Yield all deltas, piece by piece."""
-        for begin in range(0, self.numel, PIECE):
-            tensors, base = self.read(begin, min(begin + PIECE, self.numel))
+        for begin in range(0, self.numel, self.size):
+            tensors, base = self.shaped(begin)
             yield replace(self.place, start=begin), deltas(tensors, base)
+
+    def values(self) -> Iterator[tuple[Place, list[Tensor]]]:
+        """Yield all models' values, piece by piece."""
+        for begin in range(0, self.numel, self.size):
+            yield replace(self.place, start=begin), deltas(self.shaped(begin)[0], None)
 
     def sample(self, share: float = 1.0) -> list[Tensor]:
         """Return some of each model's deltas, from stretches spread over the tensor."""
@@ -117,6 +131,11 @@ def survey_model(
             with suppress(_Damaged):  # copied, so that nothing of it counts
                 yield from tensors.pieces()
 
+    def values() -> Iterator[tuple[Place, list[Tensor]]]:
+        for tensors in opened():
+            with suppress(_Damaged):
+                yield from tensors.values()
+
     def sample() -> list[Tensor]:
         parts = []
         for tensors in opened():
@@ -124,7 +143,7 @@ def survey_model(
                 parts.append(tensors.sample(min(1.0, 64 * tensors.numel / place)))
         return [torch.cat(same) for same in zip(*parts, strict=True)]
 
-    look = Look(count=len(work.sources), numel=place, pieces=pieces, sample=sample)
+    look = Look(count=len(work.sources), numel=place, pieces=pieces, values=values, sample=sample)
     return work.method.survey(look, **settings), offsets
 
 
@@ -143,20 +162,21 @@ def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> D
 def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
     method, tensors = work.method, Tensors(work, step, place)
     place, numel = tensors.place, tensors.numel
-    size = piece_size(method, step.shape)
+    size = tensors.size
     if place.survey is None and hasattr(method, "survey") and size < numel:
-        look = Look(count=len(work.sources), numel=numel, pieces=tensors.pieces, sample=tensors.sample)
+        look = Look(
+            count=len(work.sources),
+            numel=numel,
+            pieces=tensors.pieces,
+            values=tensors.values,
+            sample=tensors.sample,
+        )
         place = replace(place, survey=method.survey(look, **step.settings))
     wants_place = "place" in (method.merge.__kwdefaults__ or {})
     dtype = work.donor.dtype(step.name)
     measure = _Measure(len(work.sources))
     for number, begin in enumerate(range(0, numel, size)):
-        end = min(begin + size, numel)
-        values, base = tensors.read(begin, end)
-        if size >= numel or getattr(method, "PIECES", "whole") == "rows":
-            shape = (-1, *step.shape[1:]) if step.shape else ()
-            values = [v.view(shape) for v in values]
-            base = None if base is None else base.view(shape)
+        values, base = tensors.shaped(begin)
         extra = {"place": replace(place, start=begin)} if wants_place else {}
         merged: Tensor = method.merge(values, base, **extra, **step.settings).reshape(-1)
         stored = merged.to(dtype)

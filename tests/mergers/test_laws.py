@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergers._place import Look, NOWHERE, Place
+from mergers._place import NOWHERE, Look, Place
 from mergers._settings import allowed, is_per_model, method
 from studio import plugins
 
@@ -39,7 +39,9 @@ def _place(count: int, order: tuple[int, ...] | None = None) -> Place:
     return Place(tensor="some.weight", seed=3, keys=tuple(keys[i] for i in order or range(count)))
 
 
-def _call(module: ModuleType, tensors: list[Tensor], base: Tensor | None, place: Place, **settings: Any) -> Tensor:
+def _call(
+    module: ModuleType, tensors: list[Tensor], base: Tensor | None, place: Place, **settings: Any
+) -> Tensor:
     extra = {"place": place} if "place" in (module.merge.__kwdefaults__ or {}) else {}
     return module.merge(tensors, base, **extra, **settings)
 
@@ -83,8 +85,6 @@ def test_copies_of_one_model_merge_to_that_model(name: str, shape: tuple[int, ..
     if "weight" in allowed(module):
         settings["weight"] = 1 / count if is_per_model(module, "weight") else 0.5
     merged = _call(module, [tensor.clone() for _ in range(count)], base, _place(count), **settings)
-    if getattr(module, "ADDS_UP", None) == "none":  # the mean of what agrees is divided by the weights
-        settings["weight"] = 1.0
     assert torch.allclose(merged, tensor, atol=1e-5)
 
 
@@ -97,9 +97,9 @@ def test_the_order_of_the_models_does_not_matter(name: str) -> None:
     tensors, base = _models((48, 40), count)
     settings: dict[str, Any] = {}
     per_model = [key for key in allowed(module) if is_per_model(module, key)]
-    values = {"weight": [0.5, 0.3, 0.2], "density": [0.3, 0.6, 0.9]}
+    values = {"weight": [0.5, 0.3, 0.2], "density": [0.3, 0.6, 0.9], "epsilon": [0.02, 0.04, 0.06]}
     for key in per_model:
-        settings[key] = values.get(key, [0.1, 0.12, 0.14])
+        settings[key] = values.get(key, [0.1, 0.12, 0.14])[:count]
     first = _call(module, tensors, base, _place(count), **settings)
     for order in itertools.permutations(range(count)):
         turned = {k: [v[i] for i in order] if k in per_model else v for k, v in settings.items()}
@@ -111,8 +111,6 @@ def test_the_order_of_the_models_does_not_matter(name: str) -> None:
 def test_without_a_base_the_tensors_are_deltas(name: str) -> None:
     module = method(name)
     count = _count(module)
-    if getattr(module, "ABSOLUTE", False):
-        pytest.skip("works on the models themselves")
     tensors, base = _models((48, 40), count)
     whole = _call(module, tensors, base, _place(count))
     delta = _call(module, [t - base for t in tensors], None, _place(count))
@@ -162,20 +160,26 @@ def test_pieces_give_the_same_as_the_whole(name: str) -> None:
 def _in_pieces(module: ModuleType, tensors: list[Tensor], base: Tensor, **settings: Any) -> Tensor:
     count, numel, size = len(tensors), base.numel(), 7 * 40
     place = _place(count)
+    shape = (-1, 40) if module.PIECES == "rows" else (-1,)
 
     def pieces() -> Any:
         for begin in range(0, numel, size):
-            parts = [t.flatten()[begin : begin + size].float() for t in tensors]
-            ground = base.flatten()[begin : begin + size].float()
+            parts = [t.flatten()[begin : begin + size].float().view(shape) for t in tensors]
+            ground = base.flatten()[begin : begin + size].float().view(shape)
             yield Place(**{**vars(place), "start": begin}), [p - ground for p in parts]
+
+    def values() -> Any:
+        for begin in range(0, numel, size):
+            yield place, [t.flatten()[begin : begin + size].float() for t in tensors]
 
     def sample() -> list[Tensor]:
         return [(t.float() - base.float()).flatten()[::7] for t in tensors]
 
     survey = None
     if hasattr(module, "survey"):
-        survey = module.survey(Look(count=count, numel=numel, pieces=pieces, sample=sample), **settings)
-    shape = (-1, 40) if module.PIECES == "rows" else (-1,)
+        survey = module.survey(
+            Look(count=count, numel=numel, pieces=pieces, values=values, sample=sample), **settings
+        )
     done = []
     for begin in range(0, numel, size):
         cut = slice(begin, begin + size)

@@ -1,0 +1,82 @@
+"""Methods whose result is a combination of the models with weights that only angles and lengths decide.
+
+All they need to know is the Gram matrix ``G[i, j] = <x_i, x_j>``. It is summed up piece by piece for weights
+of any size, and for adapters it follows from the factors: <b_i a_i, b_j a_j> = tr(b_i^T b_j a_j a_i^T). Such
+a method has a function ``weights(gram, **settings)`` beside ``merge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergers._ops import add_up, deltas, on_base, work_type
+from mergers._place import Look, Place
+
+Gram = NDArray[np.float64]
+Origin = Literal["base", "zero"]
+BLOCK = 1 << 17
+
+
+def gram(parts: Sequence[Tensor]) -> Gram:
+    """Return the Gram matrix [n, n] of n tensors, summed in float64."""
+    flat = [part.reshape(-1) for part in parts]
+    total = np.zeros((len(flat), len(flat)))
+    for begin in range(0, flat[0].numel(), BLOCK):
+        block = torch.stack([part[begin : begin + BLOCK] for part in flat]).double()
+        total += (block @ block.T).cpu().numpy()
+    return total
+
+
+def survey_gram(look: Look, origin: Origin) -> Gram:
+    """Return the Gram matrix of the models' deltas, or of the models themselves, over a scope."""
+    pieces: Iterable[tuple[Place, list[Tensor]]] = look.pieces() if origin == "base" else look.values()
+    total = np.zeros((look.count, look.count))
+    for _, parts in pieces:
+        total += gram(parts)
+    return total
+
+
+def merge_by(
+    weights: Callable[[Gram], Sequence[float]],
+    tensors: Sequence[Tensor],
+    base: Tensor | None,
+    place: Place,
+    origin: Origin = "base",
+) -> Tensor:
+    """Return the combination with the weights that ``weights`` finds in the Gram matrix.
+
+    ``origin`` says whether the vectors start at the base or at zero.
+    """
+    if origin == "zero":
+        base = None
+    parts = (
+        deltas(tensors, base) if base is not None else [t.to(work_type(tensors), copy=True) for t in tensors]
+    )
+    found = gram(parts) if place.survey is None else place.survey
+    return on_base(add_up(parts, weights(found), "none"), base)
+
+
+def lengths(found: Gram) -> NDArray[np.float64]:
+    """Return the vectors' lengths [n]."""
+    return np.sqrt(np.maximum(np.diag(found), 0.0))
+
+
+def cosines(found: Gram) -> Gram:
+    """Return the cosines of the angles [n, n]; 0 where a vector is zero."""
+    size = lengths(found)
+    size[size == 0] = np.inf
+    return np.clip(found / np.outer(size, size), -1.0, 1.0)
+
+
+def arc(cosine: float, t: float, threshold: float) -> tuple[float, float]:
+    """Return the two weights of spherical interpolation; linear ones where the angle is too flat."""
+    if abs(cosine) > threshold:
+        return 1 - t, t
+    angle = float(np.arccos(cosine))
+    return float(np.sin((1 - t) * angle) / np.sin(angle)), float(np.sin(t * angle) / np.sin(angle))
