@@ -95,7 +95,10 @@ def room(wave: np.ndarray, random: Random) -> np.ndarray:
         echo = fresh.normal(0, 1, length) * np.exp(-np.arange(length) / (length / 5))
         echo *= random.uniform(0.05, 0.25) / np.abs(echo).sum() ** 0.5
         echo[0] = 1
-        wave = np.convolve(wave, echo)[: len(wave) + length // 2]
+        # By Fourier transform: the direct sum of a second of speech costs a hundred times as much.
+        size = len(wave) + length - 1
+        spectrum = np.fft.rfft(wave, size) * np.fft.rfft(echo, size)
+        wave = np.fft.irfft(spectrum, size)[: len(wave) + length // 2]
     before, after = (np.zeros(int(RATE * random.uniform(0.02, 0.15)), np.float32) for _ in range(2))
     wave = np.concatenate([before, wave, after])
     level = random.uniform(0.25, 0.9) / max(float(np.abs(wave).max()), 1e-6)
