@@ -87,7 +87,7 @@ class Config:
     clip: float = field(default=1.0, metadata={"help": "largest norm of the gradient; 0 does not clip"})
     seed: int = field(default=0, metadata={"help": "seed of LoRA's start, the order and dropout"})
     eval_every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
-    save_every: int = field(default=0, metadata={"help": "steps between saved states; 0: once an epoch"})
+    save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
     precision: Precision = field(default="auto", metadata={"help": "auto is bf16 where the device has it"})
     threads: int | None = field(default=None, metadata={"help": "torch threads; none: the physical cores"})
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})

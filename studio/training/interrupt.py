@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 
 class Interrupt:
-    """A context in which Ctrl-C, or a scheduler's TERM, sets ``asked``; a second one ends at once.
+    """A context in which Ctrl-C, or a scheduler's TERM, sets ``asked``; a later second one ends at once.
 
-    Off the main thread, where Python delivers no signals, it changes nothing and ``asked`` stays False.
+    What comes within a second of the first is the same request: a terminal signals all its processes, and
+    a program that started this one passes the signal on besides. Off the main thread, where Python delivers
+    no signals, the context changes nothing and ``asked`` stays False.
     """
 
     def __init__(self) -> None:
         """Change nothing before the context is entered."""
         self.asked = False
+        self._since = 0.0
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -32,6 +36,7 @@ class Interrupt:
             signal.signal(which, old)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > 1.0:
             raise KeyboardInterrupt
-        self.asked = True
