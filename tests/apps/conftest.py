@@ -106,7 +106,7 @@ def web_app(
         "variants": web_variants["variants"],
         "data": web_data,
         "store": store_url,
-        "port": 17860,
+        "port": 17860 + 60 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
     }
     log = folder / "log.txt"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GRADIO_")}
