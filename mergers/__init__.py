@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 from mergers._spec import MergeSpec, Model
 
 if TYPE_CHECKING:
-    from mergers._engine import merge, plan
+    from mergers._engine import merge, plan, replay, verify
     from mergers._plan import Plan
     from mergers._report import MergeReport
 
-__all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "merge", "plan"]
+__all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "merge", "plan", "replay", "verify"]
 
-_LAZY = {"merge": "_engine", "plan": "_engine", "Plan": "_plan", "MergeReport": "_report"}
+_LAZY = {
+    "merge": "_engine",
+    "plan": "_engine",
+    "replay": "_engine",
+    "verify": "_engine",
+    "Plan": "_plan",
+    "MergeReport": "_report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -125,8 +125,10 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         log.advance(1)
     if any(f.magnitude is not None for f in factors.values()):
         factors = {n: with_magnitude(f, inputs.weight_of(n)) for n, f in factors.items()}
+    warnings: tuple[str, ...] = ()
     if any(f.bias is not None for f in factors.values()):
         factors = {n: _with_bias(f) for n, f in factors.items()}
+        warnings = ("the result changes biases: PEFT runs it, but merges it only where all modules have one",)
     values: dict[str, Tensor] = {}
     wholes = _values(opened) if base is not None else {}
     for step in planned.steps:
@@ -156,6 +158,7 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         merged=planned.counts["merge"],
         copied=planned.counts["copy"],
         modules=tuple(reports),
+        warnings=warnings,
     )
 
 

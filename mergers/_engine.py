@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mergers import _lock, _models
 from mergers._adapters import merge_adapters, plan_adapters
+from mergers._card import card
+from mergers._checks import check_norm
 from mergers._inputs import Opened, check_output, open_inputs
 from mergers._plan import Plan
 from mergers._report import MergeReport
@@ -43,14 +45,44 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
         else:
             report = _models.merge_models(planned, opened, folder, log, workers(spec.threads))
         report = replace(report, out=out, warnings=(*planned.warnings, *report.warnings))
+        if opened.base is not None or planned.kind == "adapter":
+            check_norm(spec, report.norm, report.longest)
+        base = opened.base.folder if opened.base is not None else planned.donor
+        (folder / "README.md").write_text(card(planned, report, str(base)), encoding="utf-8")
         report = _lock.write_lock(folder, planned, opened, report)
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())
     return report
 
 
+def verify(folder: str | Path) -> list[str]:
+    """Return what no longer agrees with a merge's lock file: the output, and inputs that are still there.
+
+    Raises `CheckpointError` when the folder has no readable lock file.
+    """
+    return _lock.differences(Path(folder))
+
+
+def replay(folder: str | Path, out: str | Path, log: Log | None = None) -> MergeReport:
+    """Make a merge again from its lock file; `MergeError` unless the result has the same fingerprint.
+
+    The new folder is kept in either case, so that the two can be compared.
+    """
+    recipe, fingerprint = _lock.recipe(Path(folder))
+    report = merge(MergeSpec.from_mapping(recipe, where=f"{folder}/{_lock.LOCK}"), out, log)
+    if report.fingerprint != fingerprint:
+        raise MergeError(
+            f"{out} differs from {folder}: {report.fingerprint[:12]} is not {fingerprint[:12]}; "
+            "verify tells whether an input has changed"
+        )
+    return report
+
+
 def _prepare(spec: MergeSpec) -> tuple[Plan, Opened]:
     chosen = method(spec.method)
+    wanted = getattr(chosen, "MODELS", None)
+    if wanted is not None and len(spec.models) != wanted:
+        raise MergeError(f"{spec.method} merges {wanted} models, not {len(spec.models)}")
     settings = resolve(chosen, spec.settings, [m.settings for m in spec.models])
     opened = open_inputs(spec)
     only_adapters = len(opened.adapters) == len(opened.models)

@@ -6,20 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergers._checks import CHECKS
 from mergers._spec import MergeSpec
 from studio.adapters import Adapter, is_adapter, read_adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError, unknown
-
-#: Objections that ``allow`` overrides, with what they protect from.
-CHECKS = {
-    "base": "adapters trained on another base",
-    "config": "configurations that differ in shape or meaning",
-    "tokenizer": "tokenizers that give the same text other numbers",
-    "overwrite": "an output folder that no merge made",
-    "quantized": "weights that are codes, not values",
-    "extra": "tensors that the base does not have",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 from mergers._inputs import Opened
 from mergers._plan import Plan
 from mergers._report import MergeReport
+from studio.adapter_format import read_json
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 
@@ -52,6 +53,27 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
     }
     (folder / LOCK).write_text(json.dumps(lock, indent=2) + "\n", encoding="utf-8")
     return replace(report, fingerprint=result)
+
+
+def differences(folder: Path) -> list[str]:
+    """Return a sentence for each fingerprint in the lock file that no longer holds."""
+    lock = read_json(folder / LOCK)
+    found = []
+    if Checkpoint(folder).fingerprint() != lock["output"]["fingerprint"]:
+        found.append(f"the weights in {folder} are not those that the merge wrote")
+    for item in [*lock["inputs"], *([lock["base"]] if lock["base"] else [])]:
+        path = Path(item["path"])
+        if not path.is_dir():
+            found.append(f"the input {path} is gone")
+        elif Checkpoint(path).fingerprint() != item["fingerprint"]:
+            found.append(f"the input {path} has changed since the merge")
+    return found
+
+
+def recipe(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return what a lock file says was merged, and the fingerprint of the result."""
+    lock = read_json(folder / LOCK)
+    return lock["recipe"], str(lock["output"]["fingerprint"])
 
 
 def _input(model: Adapter | Checkpoint) -> dict[str, str]:

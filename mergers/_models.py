@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mergers import _lock
+from mergers._checks import check_models
 from mergers._inputs import Opened
 from mergers._place import Place
 from mergers._plan import Plan, Step
@@ -48,6 +49,8 @@ def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) ->
     """Return the plan of a full-model merge; `MergeError` for missing, extra or misshapen tensors."""
     donor = donor_of(spec, opened)
     inputs = sources(opened, donor)
+    full = {i: m for i, m in enumerate(opened.models) if isinstance(m, Checkpoint)}
+    notes = check_models(spec, donor, full)
     steps: list[Step] = []
     for name in donor.names():
         shape, kind = donor.shape(name), donor.entry(name).kind
@@ -68,8 +71,8 @@ def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) ->
         steps += _extra(spec, i, source, donor)
     nbytes = donor.nbytes()
     return Plan(
-        spec=spec, kind="model", steps=tuple(steps), warnings=opened.warnings, donor=str(donor.folder),
-        nbytes=nbytes,
+        spec=spec, kind="model", steps=tuple(steps), warnings=(*opened.warnings, *notes),
+        donor=str(donor.folder), nbytes=nbytes,
     )  # fmt: skip
 
 

@@ -62,6 +62,11 @@ def merge_module(
 ) -> tuple[Factors, ModuleReport]:
     """Merge one module's deltas; an adapter without the module brings a zero delta."""
     found = {i: a.factors(name) for i, a in enumerate(inputs.adapters) if name in a.modules}
+    for i, factors in found.items():
+        if not (torch.isfinite(factors.a).all() and torch.isfinite(factors.b).all()):
+            raise MergeError(
+                f"'{name}' of {inputs.adapters[i].folder} holds values that are not finite; it is damaged"
+            )
     first, magnitude = next(iter(found.values())), None
     weight: Any = inputs.weight_of(name) if _any_dora(found) else None
     every = _coefficients(inputs, name, found, settings, weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ class MergeReport:
     seconds: float = 0.0
     fingerprint: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def norm(self) -> float:
+        """The length of the whole merged delta."""
+        return math.sqrt(sum(m.norm**2 for m in self.modules))
+
+    @property
+    def longest(self) -> float:
+        """The length of a delta made of each module's longest input."""
+        return math.sqrt(sum(m.longest**2 for m in self.modules))
 
     @property
     def energy(self) -> float:

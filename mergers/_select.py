@@ -63,7 +63,7 @@ def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
 
     One pass where the sample guesses right, one more where values tie at the threshold.
     """
-    sides = [_bracket(s.abs(), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
+    sides = [_bracket(s.abs().view(-1), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
     cuts: list[Cut | None] = [Cut(0.0, ALL) if k >= look.numel else None for k in ks]
     ties: dict[int, int] = {}
     while open_ones := [i for i, found in enumerate(cuts) if found is None]:
@@ -92,7 +92,7 @@ def _between(
     for _, parts in look.pieces():
         for i in models:
             low, high = sides[i]
-            over, middle = _split(parts[i].abs_(), low, high)
+            over, middle = _split(parts[i].abs_().view(-1), low, high)
             above[i] += over
             middles[i].append(middle)
     return above, middles
@@ -103,7 +103,7 @@ def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:
     left = dict(ties)
     for place, parts in look.pieces():
         for i in [i for i, wanted in left.items() if wanted]:
-            at = _where(parts[i].abs_() == cuts[i].threshold)
+            at = _where(parts[i].abs_().view(-1) == cuts[i].threshold)
             if len(at) >= left[i]:
                 cuts[i] = Cut(cuts[i].threshold, place.offset + place.start + int(at[left[i] - 1]))
             left[i] = max(0, left[i] - len(at))

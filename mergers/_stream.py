@@ -109,7 +109,7 @@ class Tensors:
         for i in range(stretches):
             begin = (self.numel - length) * i // max(1, stretches - 1)
             for part, delta in zip(found, deltas(*self.read(begin, begin + length)), strict=True):
-                part.append(delta)
+                part.append(delta.view(-1))
         return [torch.cat(parts) for parts in found]
 
 

@@ -298,7 +298,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} holds no adapter: {file.name} is missing") from None
+        raise CheckpointError(f"{file.parent} has no {file.name}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):

@@ -80,10 +80,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"target_modules": ["first", "fc"], "r": 3, "lora_alpha": 5, "use_dora": True},
     "rank and alpha patterns": {
         "target_modules": ["first", "fc", "wide"], "r": 3, "lora_alpha": 5,
-        "rank_pattern": {"layers.1.fc": 2, "^wide": 5}, "alpha_pattern": {r"layers\.[02]\.fc": 7, "wide": 1.5},
+        "rank_pattern": {"layers.1.fc": 2, "^wide": 5},
+        "alpha_pattern": {r"layers\.[02]\.fc": 7, "wide": 1.5},
     },
     "rslora with patterns": {
-        "target_modules": ["fc"], "r": 3, "lora_alpha": 5, "use_rslora": True, "rank_pattern": {"layers.1.fc": 2},
+        "target_modules": ["fc"], "r": 3, "lora_alpha": 5, "use_rslora": True,
+        "rank_pattern": {"layers.1.fc": 2},
     },
     "lora_bias": {"target_modules": ["first", "fc"], "r": 3, "lora_alpha": 5, "lora_bias": True},
     "trained biases": {"target_modules": ["first", "fc"], "r": 3, "lora_alpha": 5, "bias": "lora_only"},
@@ -166,7 +168,7 @@ def test_a_rank_that_contradicts_the_tensors_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no adapter: adapter_config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"has no adapter_config.json"):
         read_adapter(tmp_path)
 
 
