@@ -143,6 +143,11 @@ ASK = {
 PICTURE_TASKS = ("shape", "colour", "place", "count", "texture", "spot", "glyph", "describe")
 SPOKEN_TASKS = ("shape", "colour", "place", "count")
 GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+#: What may be known of a picture; rows carry it in their groups.
+FACTS: dict[str, tuple[str, ...]] = {
+    "shape": pictures.SHAPES, "colour": tuple(pictures.COLOURS), "background": tuple(pictures.COLOURS),
+    "place": pictures.PLACES, "count": UNITS[1:7], "texture": pictures.TEXTURES, "glyph": tuple(GLYPHS),
+}  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -152,23 +157,21 @@ def row(question: list[dict[str, str]], answer: str, **groups: str) -> Row:
     return {"messages": messages, "groups": groups}
 
 
-def picture_of(task: str, random: Random) -> tuple[Any, str]:
-    """Return a picture for the task and the answer to its question."""
-    if task in ("shape", "colour", "place", "describe"):
-        made, facts = pictures.scene(random)
-        whole = f"a {facts['colour']} {facts['shape']} at the {facts['place']} on {facts['background']}"
-        return made, whole if task == "describe" else facts[task]
+def picture_of(task: str, random: Random) -> tuple[Any, str, dict[str, str]]:
+    """Return a picture for the task, the answer to its question, and all that is known of it."""
+    if task == "glyph":
+        letter = random.choice(GLYPHS)
+        return pictures.glyph(letter, random), letter, {"glyph": letter}
     if task == "count":
         made, counted = pictures.group(random)
-        return made, UNITS[int(counted["count"])]
-    if task == "texture":
-        made, facts = pictures.surface(random)
-        return made, facts["texture"]
-    if task == "spot":
-        made, facts = pictures.spot(random)
-        return made, facts["place"]
-    letter = random.choice(GLYPHS)
-    return pictures.glyph(letter, random), letter
+        facts = {**counted, "count": UNITS[int(counted["count"])]}
+        return made, facts["count"], facts
+    if task in ("texture", "spot"):
+        made, facts = pictures.surface(random) if task == "texture" else pictures.spot(random)
+        return made, facts["texture" if task == "texture" else "place"], facts
+    made, facts = pictures.scene(random)
+    whole = f"a {facts['colour']} {facts['shape']} at the {facts['place']} on {facts['background']}"
+    return made, whole if task == "describe" else facts[task], facts
 
 
 def text_row(random: Random) -> Row:
@@ -217,7 +220,8 @@ def make(folder: Path, split: str, seed: int, job: tuple[str, int]) -> Row:
     groups = {"kind": kind, "task": kind}
     if kind in ("picture", "both"):
         groups["task"] = random.choice(PICTURE_TASKS if kind == "picture" else SPOKEN_TASKS)
-        picture, answer = picture_of(groups["task"], random)
+        picture, answer, facts = picture_of(groups["task"], random)
+        groups |= facts
         picture.save(folder / split / f"{kind}-{index}.png")
         parts.append({"type": "image", "path": f"{split}/{kind}-{index}.png"})
     if kind != "picture":

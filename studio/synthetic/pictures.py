@@ -119,7 +119,7 @@ def scene(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
     return grain(picture, random, random.uniform(0, 8)), facts
 
 
-def group(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str | int]]:
+def group(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
     """Return a picture of one to six equal shapes and its facts: shape, colour, count."""
     colour, background = two_colours(random)
     shape, count = random.choice(SHAPES), random.randint(1, 6)
