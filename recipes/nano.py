@@ -1,18 +1,17 @@
-"""Train nano-omni, the shipped base, from nothing: render a mixture, listen, look, then learn everything.
+"""Train nano-omni, the shipped base, from nothing: render a mixture, listen and look, then learn everything.
 
-A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves the audio tower on a plateau, so it is
-first trained with CTC (Graves et al. 2006) on a throw-away linear head, while eyes and language learn beside
-it; the last stage keeps that loss beside the answers'. A seed gives the same weights again, whichever of the
-two is faster. A finished stage is kept and not repeated. Needs espeak-ng.
+A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves both towers on a plateau, so the ears are
+first trained with CTC (Graves et al. 2006) and the eyes by naming what is known of a picture, each through a
+throw-away linear head; the last stage keeps those losses beside the answers'. Ears and eyes learn in a process
+each. A seed gives the same weights again, whichever is faster; a finished stage is kept and not repeated.
+Needs espeak-ng.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,15 +20,26 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
-from torch import Tensor
-from torch.nn import functional
 
+from recipes._nano_parts import (
+    Listener,
+    Namer,
+    answer_loss,
+    batches,
+    blur,
+    collate,
+    encode,
+    keep,
+    looked,
+    optimise,
+    restore,
+    save,
+    update,
+)
 from studio.data import load_data
 from studio.families import _omni_build
 from studio.families.qwen_omni import FAMILY
-from studio.files import atomic_folder, atomic_write
+from studio.files import atomic_write
 from studio.log import Log, PlainLog
 from studio.synthetic import general
 from studio.types import Batch, Run, Sample
@@ -38,8 +48,6 @@ SIZE = _omni_build.Size(
     vocabulary=1024, hidden=256, layers=4, heads=4, kv_heads=2, inner=704, vision=192, vision_layers=3,
     vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200,
 )  # fmt: skip
-BATCH = {"picture": 32, "words": 16, "sound": 16, "both": 16, "text": 24}
-BESIDE = ("said", "facts", "labels")  # what a batch carries for losses, not for the model
 LOOK = {"picture": 0.75, "text": 0.25}
 LEARN = {"picture": 0.2, "words": 0.45, "sound": 0.04, "both": 0.25, "text": 0.06}
 
@@ -61,8 +69,9 @@ nothing of the world.
   spoken questions, sound classes and short text instructions. The voices are espeak-ng's, six accents and 38
   variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
   domains is in it.
-- Training: {listen_steps} steps of the audio tower with CTC and, beside it, {look_steps} steps of the rest on
-  pictures and texts; then {learn_steps} steps of everything. Peak learning rate {lr}.
+- Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips; beside
+  that {look_steps} steps of the rest on pictures and texts and {recognise_steps} of the vision tower naming what
+  is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
 
 Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
 
@@ -188,31 +197,6 @@ def listen(config: Config, blank: Path, train: list[Sample]) -> Path:
     return keep(file, ears, head)
 
 
-def blur(batch: Batch, random: Random) -> Batch:
-    """Return the batch with its sounds as other voices and worse lines would give them.
-
-    The mel axis [C] is stretched by up to an eighth, as vocal tracts differ (Jaitly and Hinton 2013), and two
-    bands of each axis are silenced (SpecAugment, Park et al. 2019). Lengths stay, and so do token counts.
-    """
-    sounds = batch["input_features"].clone()
-    count, bands, frames = sounds.shape
-    for row in range(count):
-        warped = round(bands * random.uniform(0.88, 1.12))
-        wide = functional.interpolate(sounds[row].T[None], size=warped, mode="linear", align_corners=False)[
-            0
-        ].T
-        sounds[row, : min(bands, warped)] = wide[:bands]
-        if warped < bands:
-            sounds[row, warped:] = wide[-1]
-        floor = sounds[row].min()
-        for _ in range(2):
-            low, length = random.randrange(bands), random.randint(0, bands // 9)
-            sounds[row, low : low + length] = floor
-            start, span = random.randrange(frames), random.randint(0, 12)
-            sounds[row, :, start : start + span] = floor
-    return {**batch, "input_features": sounds}
-
-
 def look(config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], log: Log) -> None:
     """Train eyes and language on pictures and short texts; repeating texts prepares for dictation."""
     file = config.output / f"look-{config.look_steps}.safetensors"
@@ -281,17 +265,6 @@ def learn(
     return losses
 
 
-def keep(file: Path, *modules: torch.nn.Module) -> Path:
-    """Write the modules' weights into one file, whole or not at all, so that a stage is never done twice."""
-    held = torch.nn.ModuleList(modules).state_dict()
-    return atomic_write(file, serialise({name: value.contiguous() for name, value in held.items()}))
-
-
-def restore(file: Path, *modules: torch.nn.Module) -> None:
-    """Read weights that `keep` wrote back into the modules."""
-    torch.nn.ModuleList(modules).load_state_dict(load_file(file))
-
-
 def card(report: dict[str, Any]) -> str:
     """Return the model card: what it is, how it was made, and its accuracy on the held-out general set."""
     scores = "".join(
@@ -326,156 +299,6 @@ def render(config: Config, split: str, log: Log) -> list[Sample]:
         atomic_write(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         atomic_write(marker, stamp)
     return load_data(folder / f"{split}.jsonl")
-
-
-def encode(processor: Any, samples: list[Sample], log: Log) -> dict[str, list[Batch]]:
-    """Encode every sample once, by kind; media in half precision, what was said as token ids."""
-    pools: dict[str, list[Batch]] = {}
-    log.stage("encode", len(samples))
-    for sample in samples:
-        item = FAMILY.encode(processor, sample, True)
-        for key in ("pixel_values", "input_features"):
-            if key in item:
-                item[key] = item[key].half()
-        if "said" in sample.groups:
-            item["said"] = processor.tokenizer(" " + sample.groups["said"], return_tensors="pt").input_ids[0]
-        if sample.groups["kind"] == "picture":
-            known = [sample.groups.get(fact) for fact in general.FACTS]
-            values = zip(known, general.FACTS.values(), strict=True)
-            item["facts"] = torch.tensor([allowed.index(v) if v else -1 for v, allowed in values])
-        pools.setdefault(sample.groups["kind"], []).append(item)
-        log.advance(1)
-    for kind, pool in pools.items():
-        pool.sort(key=lambda item: item["input_ids"].shape[0])
-        pools[kind] = pool
-    return pools
-
-
-def batches(
-    processor: Any, pools: dict[str, list[Batch]], share: dict[str, float], seed: int, steps: int
-) -> Iterator[tuple[str, Batch]]:
-    """Yield ``steps`` batches of one kind each: neighbours in length, kinds drawn by their share."""
-    random = Random(seed)
-    waiting: dict[str, list[int]] = {}
-    kinds = [kind for kind in share if pools.get(kind)]
-    for _ in range(steps):
-        kind = random.choices(kinds, [share[k] for k in kinds])[0]
-        pool, width = pools[kind], BATCH[kind]
-        if not waiting.get(kind):
-            shift = random.randrange(width)
-            waiting[kind] = list(range(-shift, len(pool), width))
-            random.shuffle(waiting[kind])
-        start = waiting[kind].pop()
-        items = pool[max(0, start) : start + width] or pool[:width]
-        yield kind, collate(processor, items)
-
-
-def collate(processor: Any, items: list[Batch]) -> Batch:
-    """Join encoded samples, back in single precision, and the ids of what was said padded by -1."""
-    plain = [
-        {k: v.float() if v.dtype == torch.half else v for k, v in item.items() if k not in ("said", "facts")}
-        for item in items
-    ]
-    batch = FAMILY.collate(processor, plain, "right")
-    if "facts" in items[0]:
-        batch["facts"] = torch.stack([item["facts"] for item in items])
-    if "said" in items[0]:
-        batch["said"] = torch.nn.utils.rnn.pad_sequence(
-            [item["said"] for item in items], batch_first=True, padding_value=-1
-        )
-    return batch
-
-
-def looked(model: Any, batch: Batch) -> Any:
-    """Return what the eyes make of the pictures, in the form that the model takes in their stead."""
-    return model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
-
-
-class Namer:
-    """The throw-away head over the eyes' output of one picture a sample: a class for each known fact."""
-
-    def __init__(self, model: Any, batch: Batch) -> None:
-        """Size the head by the eyes' output for a batch."""
-        self.sizes = [len(values) for values in general.FACTS.values()]
-        self.head = torch.nn.Linear(self.rows(looked(model, batch)).shape[1], sum(self.sizes))
-
-    @staticmethod
-    def rows(found: Any) -> Tensor:
-        """Return the eyes' output as rows [B, tokens x hidden]."""
-        return torch.stack(list(found.pooler_output)).flatten(1)
-
-    def loss(self, found: Any, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy over the kinds of facts that the batch knows."""
-        columns = zip(self.head(self.rows(found)).split(self.sizes, 1), batch["facts"].T, strict=True)
-        known = [functional.cross_entropy(r, f, ignore_index=-1) for r, f in columns if (f >= 0).any()]
-        return torch.stack(known).mean()
-
-
-class Listener:
-    """The throw-away CTC head over the audio tower's output; the padding id serves as the blank."""
-
-    def __init__(self, processor: Any, head: torch.nn.Linear) -> None:
-        """Listen through ``head``, a linear layer from the tower's output to the vocabulary."""
-        self.blank = processor.tokenizer.pad_token_id
-        self.head = head
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Return the mean CTC loss per clip of what was said [B, words]."""
-        found = model.get_audio_features(
-            batch["input_features"], batch["feature_attention_mask"], return_dict=True
-        )
-        frames = found.last_hidden_state
-        lengths = (batch["feature_attention_mask"].sum(-1) - 1) // 2 + 1
-        lengths = (lengths - 2) // 2 + 1
-        rows = torch.nn.utils.rnn.pad_sequence(list(frames.split(lengths.tolist())))
-        scores = self.head(rows).float().log_softmax(-1)
-        said = batch["said"]
-        return functional.ctc_loss(
-            scores, said.clamp(min=0), lengths, (said >= 0).sum(-1), blank=self.blank, zero_infinity=True
-        )
-
-
-def answer_loss(model: Any, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of the answers' tokens; other positions never reach the vocabulary."""
-    labels, inputs = batch["labels"], {key: value for key, value in batch.items() if key not in BESIDE}
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    kept = wanted >= 0
-    return functional.cross_entropy(model.lm_head(hidden[kept]).float(), wanted[kept])
-
-
-def optimise(parameters: list[Tensor], lr: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """Return AdamW with a warm-up of 200 steps (a tenth of a short run) and a cosine to a hundredth."""
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    warm = max(1, min(200, steps // 10))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def update(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer, schedule: Any) -> float:
-    """Take one clipped step and return the loss."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    schedule.step()
-    return float(loss.detach())
-
-
-def save(model: Any, processor: Any, folder: Path) -> None:
-    """Write model (bfloat16) and processor as one folder, whole or not at all."""
-    with atomic_folder(folder) as fresh:
-        state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-        model.save_pretrained(fresh, state_dict=state)
-        settings = json.loads((fresh / "config.json").read_text())
-        settings["dtype"] = "bfloat16"
-        (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        processor.save_pretrained(fresh)
 
 
 def measure(model: Any, processor: Any, test: list[Sample], log: Log) -> dict[str, dict[str, float]]:
