@@ -1,9 +1,9 @@
 """Train nano-omni, the shipped base, from nothing: render a mixture, listen and look, then learn everything.
 
-A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves both towers on a plateau, so the ears are
-first trained with CTC (Graves et al. 2006) and the eyes by naming what is known of a picture, each through a
-throw-away linear head; the last stage keeps those losses beside the answers'. Ears and eyes learn in a process
-each. A seed gives the same weights again, whichever is faster; a finished stage is kept and not repeated.
+A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves both towers on a plateau, so the ears
+are first trained with CTC (Graves et al. 2006) and the eyes by naming what is known of a picture, each through
+a throw-away linear head; the last stage keeps those losses beside the answers'. Ears and eyes learn in a
+process each. A seed gives the same weights again; a finished stage is kept and not repeated.
 Needs espeak-ng.
 """
 
@@ -69,9 +69,9 @@ nothing of the world.
   spoken questions, sound classes and short text instructions. The voices are espeak-ng's, six accents and 38
   variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
   domains is in it.
-- Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips; beside
-  that {look_steps} steps of the rest on pictures and texts and {recognise_steps} of the vision tower naming what
-  is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
+- Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips;
+  beside that {look_steps} steps of the rest on pictures and texts and {recognise_steps} of the vision tower
+  naming what is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
 
 Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
 
