@@ -216,10 +216,9 @@ def run(config: Config, log: Log) -> Run:
             optimiser.zero_grad()
 
             done = step + 1
-            evaluate = held_out and (done % eval_every == 0 or done == total)
+            evaluate = bool(held_out) and (done % eval_every == 0 or done == total)
             save = done % save_every == 0 or done == total
-            due, asked = bool(evaluate or save), interrupt.asked
-            stop = metrics.step(done, loss, norm, samples=len(batch), lr=lr, due=due, stop=asked)
+            stop = metrics.step(done, loss, norm, len(batch), lr, due=evaluate or save, stop=interrupt.asked)
             if evaluate:
                 lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, (rank, world))
                 value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
@@ -239,7 +238,6 @@ def run(config: Config, log: Log) -> Run:
                 raise KeyboardInterrupt
 
     # Save: the adapter or model of the best evaluation is there already; without evaluation it is the last.
-    token_loss.close()
     figures = {"steps": float(total), "loss": progress.loss, "trainable": float(count)}
     if held_out:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}

@@ -60,7 +60,7 @@ class Metrics:
         return time.monotonic() - self._origin
 
     def step(
-        self, step: int, loss: Tensor, norm: Tensor, *, samples: int, lr: float, due: bool, stop: bool
+        self, step: int, loss: Tensor, norm: Tensor, samples: int, lr: float, *, due: bool, stop: bool
     ) -> bool:
         """Note a finished step: this process's share of its ``loss`` [], and the gradient's ``norm`` [].
 
