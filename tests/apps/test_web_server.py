@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 from pathlib import Path
@@ -14,9 +15,12 @@ from apps.web.guard import allowed
 from apps.web.server import free_port, is_loopback
 from studio.errors import TriptychError
 
+get = functools.partial(httpx.get, timeout=90)  # seconds; the machine may be busy
+post = functools.partial(httpx.post, timeout=90)
+
 
 def test_the_page_comes_with_headers_that_forbid_outside_requests(web_app: Any) -> None:
-    answer = httpx.get(web_app.address)
+    answer = get(web_app.address)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
     assert "connect-src 'self' data: blob:" in policy
@@ -46,8 +50,8 @@ def test_the_page_comes_with_headers_that_forbid_outside_requests(web_app: Any) 
     ],
 )
 def test_routes_that_the_page_does_not_need_do_not_exist(web_app: Any, route: str) -> None:
-    assert httpx.get(web_app.address + route).status_code == 404
-    assert httpx.post(web_app.address + route, json={}).status_code == 404
+    assert get(web_app.address + route).status_code == 404
+    assert post(web_app.address + route, json={}).status_code == 404
 
 
 def test_no_file_outside_the_uploads_is_served(web_app: Any) -> None:
@@ -55,38 +59,38 @@ def test_no_file_outside_the_uploads_is_served(web_app: Any) -> None:
     adapter = f"{web_app.variants['ties']}/adapter_config.json"
     inside = Path("pyproject.toml").resolve()
     for file in ("/etc/passwd", kept, adapter, str(inside), "pyproject.toml", f"{web_app.base}/config.json"):
-        answer = httpx.get(f"{web_app.address}/gradio_api/file={file}")
+        answer = get(f"{web_app.address}/gradio_api/file={file}")
         assert answer.status_code == 403, file
 
 
 def test_a_page_of_another_host_name_is_refused(web_app: Any) -> None:
-    assert httpx.get(web_app.address, headers={"host": "evil.example"}).status_code == 400
-    assert httpx.get(web_app.address, headers={"host": "localhost:1"}).status_code == 200
+    assert get(web_app.address, headers={"host": "evil.example"}).status_code == 400
+    assert get(web_app.address, headers={"host": "localhost:1"}).status_code == 200
 
 
 def test_an_upload_above_the_limit_is_refused(web_app: Any) -> None:
     files = {"files": ("big.png", b"\x89PNG" + bytes(21_000_000), "image/png")}
-    answer = httpx.post(f"{web_app.address}/gradio_api/upload", files=files)
+    answer = post(f"{web_app.address}/gradio_api/upload", files=files)
     assert answer.status_code == 413
 
 
 def test_uploads_stand_in_a_folder_of_this_user_alone(web_app: Any) -> None:
     files = {"files": ("a.png", b"\x89PNG", "image/png")}
-    uploaded = Path(httpx.post(f"{web_app.address}/gradio_api/upload", files=files).json()[0])
+    uploaded = Path(post(f"{web_app.address}/gradio_api/upload", files=files).json()[0])
     folder = uploaded.parent.parent
     assert folder.name.startswith("triptych-")
     assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_the_configuration_names_no_folder_of_this_machine(web_app: Any) -> None:
-    told = httpx.get(f"{web_app.address}/config").text + httpx.get(web_app.address).text
+    told = get(f"{web_app.address}/config").text + get(web_app.address).text
     for secret in (web_app.base.parent, Path(web_app.data["helpdesk"]).parent, Path.cwd(), Path.home()):
         assert str(secret) not in told or len(secret.parts) < 3, secret
     assert not re.findall(r"[\"'](/(?:tmp|home|root|var|usr)/[^\"']*)", told)
 
 
 def test_safe_settings_stand_in_the_configuration(web_app: Any) -> None:
-    told = httpx.get(f"{web_app.address}/config").json()
+    told = get(f"{web_app.address}/config").json()
     assert told["analytics_enabled"] is False
     assert told["footer_links"] == []
     assert not told.get("mcp_server")
@@ -95,14 +99,14 @@ def test_safe_settings_stand_in_the_configuration(web_app: Any) -> None:
 
 
 def test_a_picture_by_address_or_from_elsewhere_is_not_read(web_app: Any) -> None:
-    told = httpx.get(f"{web_app.address}/config").json()
+    told = get(f"{web_app.address}/config").json()
     ask = next(e for e in told["dependencies"] if e["api_name"] == "ask")
     marked = {"meta": {"_type": "gradio.FileData"}}
     places = ("/etc/passwd", f"{web_app.base}/config.json", "../../etc/passwd")
     for picture in [{"path": path, **mark} for path in places for mark in (marked, {})]:
         data = [picture, None, "?", None, ["linear", "ties"], 8, 0, 0]
         body = {"data": data, "fn_index": ask["id"], "session_hash": "stranger"}
-        answer = httpx.post(f"{web_app.address}/gradio_api/run/predict", json=body)
+        answer = post(f"{web_app.address}/gradio_api/run/predict", json=body)
         assert answer.status_code >= 400 or "did not arrive" in answer.text, answer.text
         assert "root:" not in answer.text
 
@@ -136,5 +140,5 @@ def test_the_guard_knows_what_the_page_needs() -> None:
 
 
 def test_the_process_says_nothing_alarming(web_app: Any) -> None:
-    httpx.get(web_app.address)
+    get(web_app.address)
     assert "Traceback" not in web_app.log.read_text()
