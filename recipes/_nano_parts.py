@@ -124,6 +124,14 @@ def looked(model: Any, batch: Batch) -> Any:
     return model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
 
 
+def heard(model: Any, batch: Batch) -> Tensor:
+    """Return what the ears make of the clips, all frames of all clips in one row of rows [frames, hidden]."""
+    found = model.get_audio_features(
+        batch["input_features"], batch["feature_attention_mask"], return_dict=True
+    )
+    return found.last_hidden_state
+
+
 class Namer:
     """The throw-away head over the eyes' output of one picture a sample: a class for each known fact."""
 
@@ -154,10 +162,7 @@ class Listener:
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean CTC loss per clip of what was said [B, words]."""
-        found = model.get_audio_features(
-            batch["input_features"], batch["feature_attention_mask"], return_dict=True
-        )
-        frames = found.last_hidden_state
+        frames = heard(model, batch)
         lengths = (batch["feature_attention_mask"].sum(-1) - 1) // 2 + 1
         lengths = (lengths - 2) // 2 + 1
         rows = torch.nn.utils.rnn.pad_sequence(list(frames.split(lengths.tolist())))

@@ -7,11 +7,13 @@ espeak-ng for the voices (extra and Debian package of those names).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from studio.config import to_dict
 from studio.files import atomic_write
 from studio.log import Log
+from studio.runs import new_record, write_run
 from studio.synthetic import domains
 from studio.types import Run
 
@@ -44,6 +46,7 @@ def run(config: Config, log: Log) -> Run:
             lines = "".join(json.dumps(row) + "\n" for row in made)
             atomic_write(config.output / name / f"{split}.jsonl", lines)
             counts[f"{name}/{split}"] = float(len(made))
-    report = {"recipe": "domains", "seed": config.seed, "rows": counts}
-    atomic_write(config.output / "domains.json", json.dumps(report, indent=2) + "\n")
+    write_run(
+        config.output, replace(new_record("domains", to_dict(config), {}), state="finished", metrics=counts)
+    )
     return Run(folder=config.output, metrics=counts)

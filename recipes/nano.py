@@ -1,9 +1,9 @@
 """Train nano-omni, the shipped base, from nothing: render a mixture, listen and look, then learn everything.
 
 A real Qwen2.5-Omni thinker, only small. Next-token loss alone leaves both towers on a plateau, so the ears
-are first trained with CTC (Graves et al. 2006) and the eyes by naming what is known of a picture, each through
-a throw-away linear head; the last stage keeps those losses beside the answers'. Ears and eyes learn in a
-process each. A seed gives the same weights again; a finished stage is kept and not repeated.
+are first trained with CTC (Graves et al. 2006) and the eyes by naming what is known of a picture, each
+through a throw-away linear head; the last stage keeps those losses beside the answers'. Ears and eyes learn
+in a process each. A seed gives the same weights again; a finished stage is kept and not repeated.
 Needs espeak-ng.
 """
 
@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -29,6 +29,7 @@ from recipes._nano_parts import (
     blur,
     collate,
     encode,
+    heard,
     keep,
     looked,
     optimise,
@@ -36,19 +37,25 @@ from recipes._nano_parts import (
     save,
     update,
 )
+from studio.config import to_dict
 from studio.data import load_data
 from studio.families import _omni_build
 from studio.families.qwen_omni import FAMILY
-from studio.files import atomic_write
+from studio.files import atomic_write, sha256_file
+from studio.generate import answers
 from studio.log import Log, PlainLog
+from studio.runs import Record, new_record, write_run
+from studio.scores import measure as score
 from studio.synthetic import general
-from studio.types import Batch, Run, Sample
+from studio.types import Batch, Loaded, Run, Sample, Score
 
 SIZE = _omni_build.Size(
     vocabulary=1024, hidden=256, layers=4, heads=4, kv_heads=2, inner=704, vision=192, vision_layers=3,
-    vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200,
+    vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200, spread=0.06,
 )  # fmt: skip
-LOOK = {"picture": 0.75, "text": 0.25}
+Pools = dict[str, list[Batch]]
+#: Settings that do not change the weights.
+APART = ("output", "workers", "save_every")
 LEARN = {"picture": 0.2, "words": 0.45, "sound": 0.04, "both": 0.25, "text": 0.06}
 
 CARD = """---
@@ -70,8 +77,8 @@ nothing of the world.
   variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
   domains is in it.
 - Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips;
-  beside that {look_steps} steps of the rest on pictures and texts and {recognise_steps} of the vision tower
-  naming what is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
+  beside that {read_steps} of the language model on texts and {recognise_steps} of the vision tower naming
+  what is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
 
 Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
 
@@ -92,11 +99,12 @@ class Config:
     seed: int = field(default=0, metadata={"help": "seed of weights, data and order"})
     pictures: int = field(default=16000, metadata={"help": "training pictures with a written question"})
     clips: int = field(default=12000, metadata={"help": "training clips of spoken words"})
+    texts: int = field(default=12000, metadata={"help": "training texts with a short instruction"})
     both: int = field(default=4000, metadata={"help": "training pictures with a spoken question"})
     test: int = field(default=600, metadata={"help": "held-out samples of pictures and of words"})
     listen_steps: int = field(default=7000, metadata={"help": "steps of the audio tower alone, with CTC"})
     strain_steps: int = field(default=2500, metadata={"help": "steps of the audio tower on blurred clips"})
-    look_steps: int = field(default=2500, metadata={"help": "steps of eyes and language, beside those"})
+    read_steps: int = field(default=900, metadata={"help": "steps of the language model alone, on texts"})
     recognise_steps: int = field(
         default=1800, metadata={"help": "steps of the eyes alone, naming what is known"}
     )
@@ -115,8 +123,8 @@ class Config:
 
 PRESETS = {
     "smoke": {
-        "tiny": True, "pictures": 24, "clips": 24, "both": 8, "test": 8,
-        "listen_steps": 3, "strain_steps": 3, "look_steps": 3, "recognise_steps": 3, "learn_steps": 6,
+        "tiny": True, "pictures": 24, "clips": 24, "texts": 24, "both": 8, "test": 8,
+        "listen_steps": 3, "strain_steps": 3, "read_steps": 3, "recognise_steps": 3, "learn_steps": 6,
         "save_every": 6, "output": "runs/nano-smoke",
     },
 }  # fmt: skip
@@ -125,52 +133,51 @@ PRESETS = {
 def run(config: Config, log: Log) -> Run:
     """Render, train, measure and save the base; the model stands in ``output/model``."""
     torch.set_num_threads(config.threads)
-    began = time.time()
+    began = time.monotonic()
     config.output.mkdir(parents=True, exist_ok=True)
     train, test = (render(config, split, log) for split in ("train", "test"))
+    rendered = time.monotonic() - began
+    data = sha256_file(config.output / "data" / "train.jsonl")
+    record = new_record("nano", to_dict(config), {"data": data}, apart=APART)
+    stage = config.output / f"stage-{record.fingerprint[:12]}"
     size = _omni_build.TINY if config.tiny else SIZE
     blank = _omni_build.build(config.output / "blank", size, general.corpus(), config.seed)
 
     # The ears and the rest share no weight yet, so they learn at the same time, each in one process.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as other:
-        heard = other.submit(listen, config, blank, train)
+        ears = other.submit(listen, config, blank, train, stage)
         model, processor = FAMILY.load(blank)
-        pools = encode(processor, [s for s in train if s.groups["kind"] in LOOK], log)
-        look(config, model, processor, pools, log)
-        recognise(config, model, processor, pools, log)
-        # What the last stage needs as well is encoded while the ears may still be at it.
-        pools |= encode(processor, [s for s in train if s.groups["kind"] not in LOOK], log)
+        pools = encode(processor, train, log)
+        read(config, model, processor, pools, stage, log)
+        recognise(config, model, processor, pools, stage, log)
         log.say("waiting for the ears")
         head = torch.nn.Linear(size.hidden, len(processor.tokenizer))
-        restore(heard.result(), model.model.audio_tower, head)
+        restore(ears.result(), model.model.audio_tower, head)
 
+    settle(model, processor, pools, head)
     losses = learn(config, model, processor, pools, head, log)
     atomic_write(config.output / "losses.json", json.dumps(losses))
     model.eval()
     scores = measure(model, processor, test, log)
     save(model, processor, config.output / "model")
-    report = {
-        "recipe": "nano", "date": time.strftime("%Y-%m-%d"),
-        "config": {key: str(v) if isinstance(v, Path) else v for key, v in asdict(config).items()},
-        "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__,
-        "seconds": round(time.time() - began), "scores": scores,
-    }  # fmt: skip
-    atomic_write(config.output / "run.json", json.dumps(report, indent=2) + "\n")
-    atomic_write(config.output / "model" / "README.md", card(report))
-    for name, score in scores.items():
-        log.say(
-            f"{name}: {score['value']:.3f}  n={score['n']}  95 % [{score['low']:.3f}, {score['high']:.3f}]"
-        )
-    return Run(folder=config.output, metrics={name: score["value"] for name, score in scores.items()})
+    metrics = {name: score.value for name, score in scores.items()}
+    timings = {"render": rendered, "train": time.monotonic() - began - rendered}
+    record = replace(record, state="finished", metrics=metrics, timings=timings)
+    write_run(config.output, record)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    atomic_write(config.output / "model" / "README.md", card(record, millions, scores))
+    for name, s in scores.items():
+        log.say(f"{name}: {s.value:.3f}  n={s.n}  95 % [{s.low:.3f}, {s.high:.3f}]")
+    return Run(folder=config.output, metrics=metrics)
 
 
-def listen(config: Config, blank: Path, train: list[Sample]) -> Path:
+def listen(config: Config, blank: Path, train: list[Sample], stage: Path) -> Path:
     """Train the audio tower alone by CTC, in a process of its own, and return the file of its weights.
 
     Next-token loss would teach the language model to guess long before it hears anything.
     """
-    file = config.output / f"listen-{config.listen_steps}-{config.strain_steps}.safetensors"
+    file = stage.with_name(f"{stage.name}-listen.safetensors")
     if file.exists():
         return file
     torch.set_num_threads(config.threads)
@@ -186,7 +193,6 @@ def listen(config: Config, blank: Path, train: list[Sample]) -> Path:
         log.stage("listen", config.listen_steps, "steps")
         for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
             log.advance(1, ctc=update(listener.loss(model, batch), trained, optimiser, schedule))
-        keep(file.with_stem(f"listen-{config.listen_steps}"), ears, head)
         # Then voices it does not know: after clean sounds alone, one word in eight of a new voice is lost.
         random = Random(config.seed)
         optimiser, schedule = optimise(trained, config.lr, config.strain_steps)
@@ -197,28 +203,29 @@ def listen(config: Config, blank: Path, train: list[Sample]) -> Path:
     return keep(file, ears, head)
 
 
-def look(config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], log: Log) -> None:
-    """Train eyes and language on pictures and short texts; repeating texts prepares for dictation."""
-    file = config.output / f"look-{config.look_steps}.safetensors"
-    rest = torch.nn.ModuleDict({"visual": model.model.visual, "language": model.model.language_model})
+def read(config: Config, model: Any, processor: Any, pools: Pools, stage: Path, log: Log) -> None:
+    """Train the language model alone to repeat words and follow short instructions.
+
+    Looking a word up by its place is what writing down speech and describing pictures are made of.
+    """
+    file = stage.with_name(f"{stage.name}-read.safetensors")
+    language = model.model.language_model
     if file.exists():
-        return restore(file, rest)
-    torch.manual_seed(config.seed)
-    trained = list(rest.parameters())
-    optimiser, schedule = optimise(trained, config.lr, config.look_steps)
-    log.stage("look", config.look_steps, "steps")
-    model.train()
-    for kind, batch in batches(processor, pools, LOOK, config.seed + 1, config.look_steps):
-        log.advance(1, **{kind: update(answer_loss(model, batch), trained, optimiser, schedule)})
-    keep(file, rest)
+        return restore(file, language)
+    trained = list(language.parameters())
+    optimiser, schedule = optimise(trained, config.lr, config.read_steps)
+    log.stage("read", config.read_steps, "steps")
+    for _, batch in batches(processor, pools, {"text": 1.0}, config.seed + 1, config.read_steps):
+        log.advance(1, loss=update(answer_loss(model, batch), trained, optimiser, schedule))
+    keep(file, language)
 
 
-def recognise(config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], log: Log) -> None:
+def recognise(config: Config, model: Any, processor: Any, pools: Pools, stage: Path, log: Log) -> None:
     """Train the eyes alone to name all that is known of a picture, through a throw-away linear head.
 
     Answers alone leave the eyes on a plateau as well: after 2,500 steps only 20 % were right.
     """
-    file = config.output / f"recognise-{config.look_steps}-{config.recognise_steps}.safetensors"
+    file = stage.with_name(f"{stage.name}-recognise.safetensors")
     eyes = model.model.visual
     if file.exists():
         return restore(file, eyes)
@@ -233,8 +240,24 @@ def recognise(config: Config, model: Any, processor: Any, pools: dict[str, list[
     keep(file, eyes)
 
 
+def settle(model: Any, processor: Any, pools: Pools, head: torch.nn.Linear) -> None:
+    """Scale what ears and eyes give to the size of a word's embedding, which changes nothing they know.
+
+    Ten times larger, they would drown what the language model's layers note beside them.
+    """
+    with torch.no_grad():
+        wanted = model.get_input_embeddings().weight.std()
+        batch = collate(processor, pools["words"][-64:])
+        ears, eyes = model.model.audio_tower.proj, model.model.visual.merger.mlp[2]
+        factor = wanted / heard(model, batch).std()
+        ears.weight.mul_(factor), ears.bias.mul_(factor), head.weight.div_(factor)
+        found = looked(model, collate(processor, pools["picture"][-64:]))
+        factor = wanted / torch.cat(list(found.pooler_output)).std()
+        eyes.weight.mul_(factor), eyes.bias.mul_(factor)
+
+
 def learn(
-    config: Config, model: Any, processor: Any, pools: dict[str, list[Batch]], head: torch.nn.Linear, log: Log
+    config: Config, model: Any, processor: Any, pools: Pools, head: torch.nn.Linear, log: Log
 ) -> list[float]:
     """Train everything on everything, the two throw-away losses beside the answers'; return the losses."""
     torch.set_num_threads(2 * config.threads)  # both cores are free now
@@ -265,15 +288,16 @@ def learn(
     return losses
 
 
-def card(report: dict[str, Any]) -> str:
+def card(record: Record, millions: float, scores: dict[str, Score]) -> str:
     """Return the model card: what it is, how it was made, and its accuracy on the held-out general set."""
-    scores = "".join(
-        f"| {name} | {100 * score['value']:.1f} | {score['n']} "
-        f"| {100 * score['low']:.1f} to {100 * score['high']:.1f} |\n"
-        for name, score in report["scores"].items()
+    rows = "".join(
+        f"| {name} | {100 * s.value:.1f} | {s.n} | {100 * s.low:.1f} to {100 * s.high:.1f} |\n"
+        for name, s in scores.items()
     )
-    told = {"millions": f"{report['parameters'] / 1e6:.1f}", "minutes": f"{report['seconds'] / 60:.0f}"}
-    return CARD.format(**report["config"], **told, date=report["date"], torch=report["torch"], scores=scores)
+    return CARD.format(
+        **record.config, date=record.started[:10], torch=record.versions["torch"], scores=rows,
+        millions=f"{millions:.1f}", minutes=f"{sum(record.timings.values()) / 60:.0f}",
+    )  # fmt: skip
 
 
 def render(config: Config, split: str, log: Log) -> list[Sample]:
@@ -281,7 +305,7 @@ def render(config: Config, split: str, log: Log) -> list[Sample]:
     few = config.test
     counts = {
         "train": {"picture": config.pictures, "words": config.clips, "sound": config.clips // 20,
-                  "both": config.both, "text": config.clips // 4},
+                  "both": config.both, "text": config.texts},
         "test": {"picture": few, "words": few, "sound": few // 6, "both": few // 2, "text": few // 6},
     }[split]  # fmt: skip
     stamp = json.dumps([config.seed, counts])
@@ -301,21 +325,22 @@ def render(config: Config, split: str, log: Log) -> list[Sample]:
     return load_data(folder / f"{split}.jsonl")
 
 
-def measure(model: Any, processor: Any, test: list[Sample], log: Log) -> dict[str, dict[str, float]]:
-    """Return accuracy by kind and by picture task, each with its n and Wilson interval."""
-    from studio.generate import answers
-    from studio.scores import measure as score
-    from studio.types import Loaded
-
+def measure(model: Any, processor: Any, test: list[Sample], log: Log) -> dict[str, Score]:
+    """Return exact match by kind and by picture task, and the spoken words' share that is right."""
+    log.stage("measure", len(test))
     given = answers(Loaded(model, processor), FAMILY, test, max_new_tokens=24, batch_size=32, log=log)
     groups: dict[str, list[tuple[str, str]]] = {}
     for sample, answer in zip(test, given, strict=True):
-        groups.setdefault(sample.groups["kind"], []).append((answer, sample.answer))
-        if sample.groups["kind"] == "picture":
+        kind = sample.groups["kind"]
+        groups.setdefault(kind, []).append((answer, sample.answer))
+        if kind == "picture":
             groups.setdefault(f"picture/{sample.groups['task']}", []).append((answer, sample.answer))
     scores = {}
     for name, pairs in sorted(groups.items()):
         said, meant = zip(*pairs, strict=True)
-        result = score("exact_match", said, meant)
-        scores[name] = {"value": result.value, "n": result.n, "low": result.low, "high": result.high}
+        scores[name] = score("exact_match", said, meant)
+        if name == "words":
+            wrong = score("wer", said, meant)
+            right = {"value": 1 - wrong.value, "low": 1 - wrong.high, "high": 1 - wrong.low}
+            scores["words/each"] = replace(wrong, name="words", higher_is_better=True, **right)
     return scores

@@ -175,9 +175,9 @@ def picture_of(task: str, random: Random) -> tuple[Any, str, dict[str, str]]:
 
 
 def text_row(random: Random) -> Row:
-    """Return a short text instruction with its answer."""
-    kind = random.choice(("repeat", "after", "opposite", "sum", "last"))
-    words = random.sample(WORDS, random.randint(1, 4))
+    """Return a short text instruction with its answer; most ask to repeat two to sixteen words."""
+    kind = "repeat" if random.random() < 0.6 else random.choice(("after", "opposite", "sum", "last"))
+    words = random.choices(WORDS, k=random.randint(2, 16) if kind == "repeat" else random.randint(1, 4))
     if kind == "repeat":
         asked, answer = f"repeat: {' '.join(words)}", " ".join(words)
     elif kind == "last":
