@@ -13,7 +13,7 @@ from mergers._checks import check_norm
 from mergers._inputs import Opened, check_output, open_inputs
 from mergers._plan import Plan
 from mergers._report import MergeReport
-from mergers._settings import method, resolve
+from mergers._settings import method, rehearse, resolve
 from mergers._spec import MergeSpec
 from mergers._threads import one_torch_thread, workers
 from studio.adapters import Adapter
@@ -84,6 +84,7 @@ def _prepare(spec: MergeSpec) -> tuple[Plan, Opened]:
     if wanted is not None and len(spec.models) != wanted:
         raise MergeError(f"{spec.method} merges {wanted} models, not {len(spec.models)}")
     settings = resolve(chosen, spec.settings, [m.settings for m in spec.models])
+    rehearse(chosen, settings, len(spec.models))
     opened = open_inputs(spec)
     only_adapters = len(opened.adapters) == len(opened.models)
     kind = spec.output if spec.output != "auto" else ("adapter" if only_adapters else "model")

@@ -106,7 +106,7 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads:
     kept = [step for step in planned.steps if step.action != "drop"]
     reports: list[ModuleReport] = []
     lost = total = 0.0
-    copied = 0
+    copied = infinite = 0
     with ShardWriter(folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata) as writer:
         found: Any = None
         offsets: dict[str, int] = {}
@@ -119,16 +119,19 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads:
 
         for done in in_order(one, kept, threads):
             log.advance(1)
-            if done is None:
+            if done is None or done.report is None:
                 copied += 1
+                infinite += done is not None
                 continue
             reports.append(done.report)
             lost, total = lost + done.lost, total + done.report.norm**2
     copy_companions(donor, folder)
+    note = f"{infinite} tensors of the base hold values that are not finite; they were copied as they are"
     return MergeReport(
         out=folder, kind="model", method=spec.method, merged=len(reports), copied=copied,
         dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
         rounding=math.sqrt(lost / total) if total else 0.0,
+        warnings=(note,) if infinite else (),
     )  # fmt: skip
 
 

@@ -78,6 +78,8 @@ def merge_module(
             whole = concatenate(parts, shares)
             norm = product_norm(whole.b, whole.a)
             pair = compress(whole.b, whole.a, inputs.rank)
+    elif weight is None and getattr(inputs.method, "INVARIANT", None):
+        pair, norm = merge_cores(inputs, found, settings, place)
     else:
         merged = inputs.merge(inputs.dense(name), None, place, settings)
         norm = float(merged.norm())
@@ -89,6 +91,30 @@ def merge_module(
     longest = max(_norm(f, weight) for f in found.values())
     report = ModuleReport(name=name, rank=factors.rank, energy=pair.energy, norm=norm, longest=longest)
     return factors, report
+
+
+def merge_cores(
+    inputs: Inputs, found: Mapping[int, Factors], settings: Mapping[str, Any], place: Place
+) -> tuple[Pair, float]:
+    """Merge low-rank deltas by a method that turns with its inputs, on matrices as small as the ranks' sum.
+
+    With orthonormal bases Q of all columns and P of all rows each delta is ``Q core P^T``; the method is
+    given the cores (only ``Q^T delta`` where it may not be turned from the right).
+    """
+    q = torch.linalg.qr(torch.cat([f.b for f in found.values()], dim=1)).Q
+    p = torch.linalg.qr(torch.cat([f.a for f in found.values()]).T).Q
+    both = inputs.method.INVARIANT == "both"
+    zero = torch.zeros(q.shape[1], p.shape[1] if both else p.shape[0])
+    cores = []
+    for i in range(len(inputs.adapters)):
+        if i in found:
+            right = found[i].a @ p if both else found[i].a
+            cores.append((q.T @ found[i].b) @ right)
+        else:
+            cores.append(zero)
+    merged = inputs.merge(cores, None, place, settings)
+    pair = factorise(merged, inputs.rank)
+    return Pair(q @ pair.b, pair.a @ p.T if both else pair.a, pair.energy), float(merged.norm())
 
 
 def _coefficients(

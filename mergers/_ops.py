@@ -62,9 +62,11 @@ def deltas(tensors: Sequence[Tensor], base: Tensor | None) -> list[Tensor]:
     """Return fresh tensors ``tensor - base``; without a base the tensors are the deltas already."""
     dtype = work_type(tensors)
     if base is None:
-        return [tensor.to(dtype, copy=True) for tensor in tensors]
+        return [tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for tensor in tensors]
     ground = base.to(dtype)
-    return [tensor.to(dtype, copy=True).sub_(ground) for tensor in tensors]
+    return [
+        tensor.to(dtype, copy=True, memory_format=torch.contiguous_format).sub_(ground) for tensor in tensors
+    ]
 
 
 def on_base(delta: Tensor, base: Tensor | None, scale: float = 1.0) -> Tensor:

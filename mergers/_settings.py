@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from studio import plugins
 from studio.errors import ConfigError, unknown
 
@@ -66,6 +68,13 @@ def resolve(
     if wrong:
         raise ConfigError(f"{name}: {'; '.join(wrong)}")
     return given
+
+
+def rehearse(module: ModuleType, settings: Mapping[str, Any], count: int) -> None:
+    """Call a method once on small random deltas, so that values out of range are told before work begins."""
+    draw = torch.Generator().manual_seed(0)
+    deltas = [torch.randn(4, 4, generator=draw) for _ in range(count)]
+    module.merge(deltas, None, **settings)
 
 
 def _preset(module: ModuleType, name: str, preset: Any, known: Any, wrong: list[str]) -> dict[str, Any]:

@@ -45,14 +45,17 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A merged tensor's report, and the squared error that storing it in the base's type cost."""
+    """A merged tensor's report, and the squared error that storing it in the base's type cost.
 
-    report: ModuleReport
+    Without a report it was copied, because the base's values are not all finite.
+    """
+
+    report: ModuleReport | None
     lost: float
 
 
-class _Damaged(Exception):
-    """The base itself holds values that are not finite: the tensor is copied."""
+class _Infinite(Exception):
+    """The base itself holds values that are not finite (clipping bounds, masks): the tensor is copied."""
 
 
 class Tensors:
@@ -71,7 +74,7 @@ class Tensors:
         """Return the models' and the base's elements ``begin <= i < end``, all of them finite."""
         ground = self._ground(begin, end, None)
         if self.work.base is not None and not is_finite(ground):
-            raise _Damaged
+            raise _Infinite
         found = []
         for reader, name in zip(self._readers, self.work.names, strict=True):
             values = reader(begin, end, ground)
@@ -128,18 +131,18 @@ def survey_model(
 
     def pieces() -> Iterator[tuple[Place, list[Tensor]]]:
         for tensors in opened():
-            with suppress(_Damaged):  # copied, so that nothing of it counts
+            with suppress(_Infinite):  # copied, so that nothing of it counts
                 yield from tensors.pieces()
 
     def values() -> Iterator[tuple[Place, list[Tensor]]]:
         for tensors in opened():
-            with suppress(_Damaged):
+            with suppress(_Infinite):
                 yield from tensors.values()
 
     def sample() -> list[Tensor]:
         parts = []
         for tensors in opened():
-            with suppress(_Damaged):
+            with suppress(_Infinite):
                 parts.append(tensors.sample(min(1.0, 64 * tensors.numel / place)))
         return [torch.cat(same) for same in zip(*parts, strict=True)]
 
@@ -148,15 +151,12 @@ def survey_model(
 
 
 def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done | None:
-    """Merge or copy one tensor into the writer; None for a copy."""
-    if step.action == "copy":
-        copy_tensor(work.donor, step.name, writer)
-        return None
-    try:
-        return _merge(work, step, writer, place)
-    except _Damaged:
-        copy_tensor(work.donor, step.name, writer)
-        return None
+    """Merge or copy one tensor into the writer; None for a copy that was planned."""
+    if step.action == "merge":
+        with suppress(_Infinite):
+            return _merge(work, step, writer, place)
+    copy_tensor(work.donor, step.name, writer)
+    return Done(report=None, lost=0.0) if step.action == "merge" else None
 
 
 def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
