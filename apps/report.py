@@ -50,6 +50,7 @@ def write_report(
         domain: {name: {"value": c["value"], "n": c["n"], "ci": c["ci"]} for name, c in cells.items()}
         for domain, cells in results.items()
     }
+    about = earlier(out / "report.json", matrix) or about
     atomic_write(out / "report.json", json.dumps({**about, "results": matrix}, indent=2) + "\n")
     answers: dict[str, dict[str, tuple[str, float]]] = {}
     with (out / "evaluation" / "samples.jsonl").open(encoding="utf-8") as lines:
@@ -70,6 +71,18 @@ def write_report(
     page = '<!doctype html><html lang="en"><meta charset="utf-8">'
     page += '<meta name="viewport" content="width=device-width">'
     return atomic_write(out / "report.html", f"{page}{''.join(parts)}</main></html>\n")
+
+
+def earlier(file: Path, matrix: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an earlier report says of the day and the times if it found the same, else None.
+
+    A run that reuses every stage takes seconds; the figures worth keeping are those of the run that worked.
+    """
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if told.pop("results", None) == matrix else None
 
 
 def heat_map(matrix: Mapping[str, Mapping[str, Any]]) -> str:

@@ -52,6 +52,7 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
     assert page.count("<img ") == demo_pictures(page)
     assert str(tmp_path) not in page
     assert "http" not in page.replace("http-equiv", "")
+    took = json.loads((tmp_path / "out" / "report.json").read_text())["seconds"]
     before = (tmp_path / "out" / "merges" / "ties" / "adapter_model.safetensors").stat().st_mtime_ns
 
     demo.demo(tmp_path / "out", False, 0, PlainLog())
@@ -59,6 +60,7 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
     assert told.err.count("is finished with these settings") == 2
     assert told.err.count("reused, inputs and settings are the same") == 3
     assert "reused 72 of 72 answers" in told.err
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["seconds"] == took
     assert before == (tmp_path / "out" / "merges" / "ties" / "adapter_model.safetensors").stat().st_mtime_ns
 
 
