@@ -13,6 +13,7 @@ from mergers._checks import check_norm
 from mergers._inputs import Opened, check_output, open_inputs
 from mergers._plan import Plan
 from mergers._report import MergeReport
+from mergers._resume import merge_key, workspace
 from mergers._settings import method, rehearse, resolve
 from mergers._spec import MergeSpec
 from mergers._threads import one_torch_thread, workers
@@ -39,20 +40,27 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
     log, out = log or QuietLog(), Path(out)
     check_output(spec, out)
     planned, opened = _prepare(spec)
-    with atomic_folder(out) as folder, one_torch_thread():
-        if planned.kind == "adapter":
+    if planned.kind == "adapter":
+        with atomic_folder(out) as folder, one_torch_thread():
             report = merge_adapters(planned, opened, folder, log)
-        else:
-            report = _models.merge_models(planned, opened, folder, log, workers(spec.threads))
-        report = replace(report, out=out, warnings=(*planned.warnings, *report.warnings))
-        if opened.base is not None or planned.kind == "adapter":
-            check_norm(spec, report.norm, report.longest)
-        base = opened.base.folder if opened.base is not None else planned.donor
-        (folder / "README.md").write_text(card(planned, report, str(base)), encoding="utf-8")
-        report = _lock.write_lock(folder, planned, opened, report)
+            report = _finish(planned, opened, folder, replace(report, out=out))
+    else:
+        with workspace(out, merge_key(planned, opened)) as (folder, journal), one_torch_thread():
+            report = _models.merge_models(planned, opened, folder, log, workers(spec.threads), journal)
+            report = _finish(planned, opened, folder, replace(report, out=out))
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())
     return report
+
+
+def _finish(planned: Plan, opened: Opened, folder: Path, report: MergeReport) -> MergeReport:
+    """Check the result as a whole, and write its card and its lock file."""
+    report = replace(report, warnings=(*planned.warnings, *report.warnings))
+    if opened.base is not None or planned.kind == "adapter":
+        check_norm(planned.spec, report.norm, report.longest)
+    base = opened.base.folder if opened.base is not None else planned.donor
+    (folder / "README.md").write_text(card(planned, report, str(base)), encoding="utf-8")
+    return _lock.write_lock(folder, planned, opened, report)
 
 
 def verify(folder: str | Path) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergers._ops import add_up, deltas, on_base, work_type
+from mergers._ops import add_up, deltas, on_base
 from mergers._place import Look, Place
 
 Gram = NDArray[np.float64]
@@ -55,9 +55,7 @@ def merge_by(
     """
     if origin == "zero":
         base = None
-    parts = (
-        deltas(tensors, base) if base is not None else [t.to(work_type(tensors), copy=True) for t in tensors]
-    )
+    parts = deltas(tensors, base)
     found = gram(parts) if place.survey is None else place.survey
     return on_base(add_up(parts, weights(found), "none"), base)
 

@@ -18,7 +18,8 @@ from mergers._checks import check_models
 from mergers._inputs import Opened
 from mergers._place import Place
 from mergers._plan import Plan, Step
-from mergers._report import MergeReport, ModuleReport
+from mergers._report import MergeReport
+from mergers._resume import Journal
 from mergers._settings import method
 from mergers._sources import FLOATS, Source, sources, tied_name
 from mergers._spec import MergeSpec
@@ -92,8 +93,10 @@ def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> l
     return found
 
 
-def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads: int) -> MergeReport:
-    """Write the merged model into an existing folder."""
+def merge_models(
+    planned: Plan, opened: Opened, folder: Path, log: Log, threads: int, journal: Journal
+) -> MergeReport:
+    """Write the merged model into an existing folder, going on where the journal ends."""
     spec = planned.spec
     donor = donor_of(spec, opened)
     work = Work(
@@ -104,31 +107,35 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, threads:
     log.stage(f"merge {spec.method}", len(donor), "tensors")
     tensors = [(n, donor.entry(n).kind, donor.shape(n)) for n in donor.names()]
     kept = [step for step in planned.steps if step.action != "drop"]
-    reports: list[ModuleReport] = []
-    lost = total = 0.0
-    copied = infinite = 0
-    with ShardWriter(folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata) as writer:
+    done = {name: Done.from_facts(name, facts) for name, facts in journal.done.items()}
+    if done:
+        log.say(f"going on after {len(done)} of {len(donor)} tensors that an earlier run finished")
+        log.advance(len(done))
+    left = [step for step in kept if step.name not in done]
+    with ShardWriter(
+        folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata, done=set(done)
+    ) as writer:
         found: Any = None
         offsets: dict[str, int] = {}
-        if settings_scope(planned) == "model":
+        if left and settings_scope(planned) == "model":
             found, offsets = survey_model(work, kept, kept_settings(kept))
 
-        def one(step: Step) -> Done | None:
+        def one(step: Step) -> tuple[str, Done]:
             place = replace(work.place, survey=found, offset=offsets.get(step.name, 0))
-            return merge_tensor(work, step, writer, place)
+            return step.name, merge_tensor(work, step, writer, place)
 
-        for done in in_order(one, kept, threads):
+        for name, result in in_order(one, left, threads):
+            done[name] = result
+            journal.add(name, result.facts(), writer.descriptors)
             log.advance(1)
-            if done is None or done.report is None:
-                copied += 1
-                infinite += done is not None
-                continue
-            reports.append(done.report)
-            lost, total = lost + done.lost, total + done.report.norm**2
+    results = [done[step.name] for step in kept]
+    reports = [result.report for result in results if result.report is not None]
+    lost, total = sum(r.lost for r in results), sum(r.norm**2 for r in reports)
+    infinite = sum(r.infinite for r in results)
     copy_companions(donor, folder)
     note = f"{infinite} tensors of the base hold values that are not finite; they were copied as they are"
     return MergeReport(
-        out=folder, kind="model", method=spec.method, merged=len(reports), copied=copied,
+        out=folder, kind="model", method=spec.method, merged=len(reports), copied=len(results) - len(reports),
         dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
         rounding=math.sqrt(lost / total) if total else 0.0,
         warnings=(note,) if infinite else (),

@@ -47,11 +47,27 @@ class Work:
 class Done:
     """A merged tensor's report, and the squared error that storing it in the base's type cost.
 
-    Without a report it was copied, because the base's values are not all finite.
+    Without a report it was copied: as planned, or because the base's values are not all finite.
     """
 
     report: ModuleReport | None
-    lost: float
+    lost: float = 0.0
+    infinite: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `from_facts` needs to know."""
+        if self.report is None:
+            return {"infinite": self.infinite}
+        return {"norm": self.report.norm, "longest": self.report.longest, "lost": self.lost}
+
+    @classmethod
+    def from_facts(cls, name: str, facts: Mapping[str, Any]) -> Done:
+        """Return what a journal tells of a finished tensor."""
+        if "norm" not in facts:
+            return cls(report=None, infinite=bool(facts.get("infinite")))
+        norm, longest = float(facts["norm"]), float(facts["longest"])
+        report = ModuleReport(name=name, rank=0, energy=1.0, norm=norm, longest=longest)
+        return cls(report=report, lost=float(facts["lost"]))
 
 
 class _Infinite(Exception):
@@ -150,13 +166,13 @@ def survey_model(
     return work.method.survey(look, **settings), offsets
 
 
-def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done | None:
-    """Merge or copy one tensor into the writer; None for a copy that was planned."""
+def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
+    """Merge or copy one tensor into the writer."""
     if step.action == "merge":
         with suppress(_Infinite):
             return _merge(work, step, writer, place)
     copy_tensor(work.donor, step.name, writer)
-    return Done(report=None, lost=0.0) if step.action == "merge" else None
+    return Done(report=None, infinite=step.action == "merge")
 
 
 def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -38,12 +38,16 @@ class ShardWriter:
         *,
         shard_size: int = 5_000_000_000,
         metadata: Mapping[str, str] | None = None,
+        done: Collection[str] = (),
     ) -> None:
-        """Lay out the shards, write their headers and reserve their space."""
+        """Lay out the shards, write their headers and reserve their space.
+
+        ``done`` names tensors that an earlier writer of the very same layout has completed in this folder.
+        """
         self.folder = Path(folder)
         self._places: dict[str, tuple[int, int, str, tuple[int, ...]]] = {}
         self._open: list[int] = []
-        self._left = {name: _nbytes(kind, shape) for name, kind, shape in tensors}
+        self._left = {name: 0 if name in done else _nbytes(kind, shape) for name, kind, shape in tensors}
         self._lock = threading.Lock()
         shards = _split(tensors, shard_size)
         self.files = [self.folder / _file_name(i, len(shards)) for i in range(len(shards))]
@@ -77,6 +81,11 @@ class ShardWriter:
         with self._lock:
             self._left[name] -= count
 
+    @property
+    def descriptors(self) -> list[int]:
+        """The open files, to be flushed to the disk."""
+        return list(self._open)
+
     def __enter__(self) -> ShardWriter:
         """Return the writer."""
         return self
@@ -92,7 +101,7 @@ class ShardWriter:
 
     def _begin(self, number: int, shard: Tensors, metadata: dict[str, str]) -> None:
         header = encode_header(shard, metadata)
-        descriptor = os.open(self.files[number], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(self.files[number], os.O_RDWR | os.O_CREAT, 0o644)
         self._open.append(descriptor)
         place = len(header)
         for name, kind, shape in shard:
