@@ -106,7 +106,7 @@ class Config:
     strain_steps: int = field(default=2500, metadata={"help": "steps of the audio tower on blurred clips"})
     read_steps: int = field(default=900, metadata={"help": "steps of the language model alone, on texts"})
     recognise_steps: int = field(
-        default=1800, metadata={"help": "steps of the eyes alone, naming what is known"}
+        default=5000, metadata={"help": "steps of the eyes alone, naming what is known"}
     )
     learn_steps: int = field(default=4500, metadata={"help": "steps of the whole model after both"})
     lr: float = field(
