@@ -22,7 +22,11 @@ def card(planned: Plan, report: MergeReport, base: str) -> str:
     }
     if planned.kind == "adapter":
         front["library_name"] = "peft"
-    recipe = {key: value for key, value in spec.to_mapping().items() if key not in ("threads", "shard_size")}
+    recipe = {
+        key: value
+        for key, value in spec.to_mapping().items()
+        if key not in ("threads", "shard_size", "max_ram")
+    }
     counts = f"{report.merged} tensors merged, {report.copied} copied, {len(report.dropped)} dropped"
     stored = (
         f"energy kept {report.energy:.2%}" if planned.kind == "adapter" else f"rounding {report.rounding:.2%}"

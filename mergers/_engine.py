@@ -16,7 +16,7 @@ from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
 from mergers._settings import method, rehearse, resolve
 from mergers._spec import MergeSpec
-from mergers._threads import one_torch_thread, workers
+from mergers._threads import one_torch_thread
 from studio.adapters import Adapter
 from studio.errors import MergeError
 from studio.files import atomic_folder
@@ -46,7 +46,7 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
             report = _finish(planned, opened, folder, replace(report, out=out))
     else:
         with workspace(out, merge_key(planned, opened)) as (folder, journal), one_torch_thread():
-            report = _models.merge_models(planned, opened, folder, log, workers(spec.threads), journal)
+            report = _models.merge_models(planned, opened, folder, log, journal)
             report = _finish(planned, opened, folder, replace(report, out=out))
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())

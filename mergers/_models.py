@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mergers import _lock
+from mergers._budget import threads_within
 from mergers._checks import check_models
 from mergers._inputs import Opened
 from mergers._place import Place
@@ -93,9 +94,7 @@ def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> l
     return found
 
 
-def merge_models(
-    planned: Plan, opened: Opened, folder: Path, log: Log, threads: int, journal: Journal
-) -> MergeReport:
+def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal: Journal) -> MergeReport:
     """Write the merged model into an existing folder, going on where the journal ends."""
     spec = planned.spec
     donor = donor_of(spec, opened)
@@ -104,6 +103,7 @@ def merge_models(
         place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
         names=[str(m.path) for m in spec.models],
     )  # fmt: skip
+    threads = threads_within(planned, donor, work.method)
     log.stage(f"merge {spec.method}", len(donor), "tensors")
     tensors = [(n, donor.entry(n).kind, donor.shape(n)) for n in donor.names()]
     kept = [step for step in planned.steps if step.action != "drop"]

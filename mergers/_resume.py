@@ -72,7 +72,7 @@ class Journal:
 
 def merge_key(planned: Plan, opened: Opened) -> str:
     """Return what must be equal for a stopped merge to go on: recipe, inputs as they are now, versions."""
-    recipe = {k: v for k, v in planned.spec.to_mapping().items() if k != "threads"}
+    recipe = {k: v for k, v in planned.spec.to_mapping().items() if k not in ("threads", "max_ram")}
     checkpoints = [m.checkpoint if isinstance(m, Adapter) else m for m in opened.models]
     files = [f for c in (*checkpoints, *([opened.base] if opened.base else [])) for f in c.files]
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

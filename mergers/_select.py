@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ class Cut(NamedTuple):
 
 
 SAMPLE = 1 << 14
+#: So many candidates are collected per model at most.
+CAP = 1 << 22
+GUESSES = 4
 #: As an index: all of them.
 ALL = 1 << 62
 
@@ -61,41 +65,114 @@ def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
 def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
     """Return for each model the cut that keeps ``ks`` elements of a scope that is only seen in pieces.
 
-    One pass where the sample guesses right, one more where values tie at the threshold.
+    One pass where the sample guesses right, one more where values tie at the threshold; after `GUESSES`
+    wrong guesses bisection, which needs a pass for every bit of a number.
     """
     sides = [_bracket(s.abs().view(-1), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
     cuts: list[Cut | None] = [Cut(0.0, ALL) if k >= look.numel else None for k in ks]
     ties: dict[int, int] = {}
-    while open_ones := [i for i, found in enumerate(cuts) if found is None]:
-        above, middles = _between(look, sides, open_ones)
-        for i in open_ones:
-            middle = torch.cat(middles[i])
-            if above[i] < ks[i] <= above[i] + middle.numel():
-                threshold = float(_kth(middle, ks[i] - above[i]))
-                wanted = ks[i] - above[i] - _count(middle > threshold)
-                cuts[i] = Cut(threshold, ALL)
-                if _count(middle == threshold) != wanted:
-                    ties[i] = wanted
+    for _ in range(GUESSES):
+        open_ones = [i for i, found in enumerate(cuts) if found is None]
+        if not open_ones:
+            break
+        for i, split in _split_scope(look, sides, open_ones).items():
+            low, high = sides[i]
+            if split.overflowed:
+                sides[i] = _narrower(split, ks[i] / look.numel)
+            elif not split.above < ks[i] <= split.above + split.between:
+                sides[i] = (high, math.inf) if ks[i] <= split.above else (-1.0, low)
             else:
-                low, high = sides[i]
-                sides[i] = (high, math.inf) if ks[i] <= above[i] else (-1.0, low)
-    found = [c for c in cuts if c is not None]
+                middle = split.middle()
+                threshold = low if low == high else _kth(middle, ks[i] - split.above)
+                equal = split.between if low == high else _count(middle == threshold)
+                wanted = ks[i] - split.above - (0 if low == high else _count(middle > threshold))
+                cuts[i] = Cut(threshold, ALL)
+                if equal != wanted:
+                    ties[i] = wanted
+    found = []
+    for i, (one, k) in enumerate(zip(cuts, ks, strict=True)):
+        if one is None:
+            one, ties[i] = _bisect(look, i, k)
+        found.append(one)
     return tuple(_place_ties(look, found, ties) if ties else found)
 
 
-def _between(
-    look: Look, sides: Sequence[tuple[float, float]], models: Sequence[int]
-) -> tuple[dict[int, int], dict[int, list[Tensor]]]:
-    """Return, per model, how many magnitudes lie above its two values and those that lie between."""
-    above = dict.fromkeys(models, 0)
-    middles: dict[int, list[Tensor]] = {i: [] for i in models}
+def _bisect(look: Look, model: int, k: int) -> tuple[Cut, int]:
+    """Return a model's cut, and how many of the elements at its threshold are kept, by halving an interval.
+
+    Magnitudes are ordered like the bits that store them, read as whole numbers.
+    """
+    low, high, kind = 0, 1, np.dtype(np.float32)
     for _, parts in look.pieces():
-        for i in models:
+        if parts[model].numel():
+            kind = parts[model].abs().numpy().dtype
+            bits = parts[model].abs().view(torch.int32 if kind == np.float32 else torch.int64)
+            high = max(high, int(bits.max()))
+    whole = np.dtype(np.int32 if kind == np.float32 else np.int64)
+
+    def value(bits: int) -> float:
+        return float(np.array(bits, whole).view(kind))
+
+    def above(threshold: float) -> int:
+        return sum(_count(parts[model].abs().view(-1) > threshold) for _, parts in look.pieces())
+
+    while low < high:  # the least number that fewer than k elements exceed
+        middle = (low + high) // 2
+        low, high = (low, middle) if above(value(middle)) < k else (middle + 1, high)
+    return Cut(value(low), ALL), k - above(value(low))
+
+
+@dataclass
+class _Split:
+    """How a scope's magnitudes lie about two values: above, between (collected), below."""
+
+    above: int = 0
+    between: int = 0
+    seen: int = 0
+    parts: list[Tensor] = field(default_factory=list)
+    overflowed: bool = False
+
+    def middle(self) -> Tensor:
+        """Return what lies between, as one tensor."""
+        return torch.cat(self.parts) if self.parts else torch.empty(0)
+
+
+def _split_scope(
+    look: Look, sides: Sequence[tuple[float, float]], models: Sequence[int]
+) -> dict[int, _Split]:
+    """Return each model's split at its two values; what lies between is collected up to `CAP` elements.
+
+    Where the two values are the same, as between many ties, nothing needs to be collected.
+    """
+    splits = {i: _Split() for i in models}
+    for _, deltas in look.pieces():
+        for i, split in splits.items():
+            if split.overflowed:
+                continue
             low, high = sides[i]
-            over, middle = _split(parts[i].abs_().view(-1), low, high)
-            above[i] += over
-            middles[i].append(middle)
-    return above, middles
+            size = deltas[i].abs_().view(-1)
+            split.seen += size.numel()
+            if low == high:
+                split.above += _count(size > high)
+                split.between += _count(size == high)
+                continue
+            over, middle = _split(size, low, high)
+            split.above += over
+            split.between += middle.numel()
+            split.parts.append(middle)
+            split.overflowed = split.between > CAP
+    return splits
+
+
+def _narrower(split: _Split, share: float) -> tuple[float, float]:
+    """Return two values closer together: about where the share lies in what was collected."""
+    ordered = split.middle().sort(descending=True).values
+    place = (share * split.seen - split.above) / len(ordered)
+    place = min(max(place, 0.0), 1.0) * (len(ordered) - 1)
+    slack = len(ordered) / 20
+    return float(ordered[min(len(ordered) - 1, int(place + slack))]), float(
+        ordered[max(0, int(place - slack))]
+    )
 
 
 def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:

@@ -36,6 +36,7 @@ KEYS = {
     "allow": "checks whose objection is overridden",
     "threads": "how many tensors are worked on at a time; 0 chooses",
     "shard_size": "largest weight file of a full model, as in 4GB",
+    "max_ram": "memory that merging a full model may take, as in 1GB; 0 does not look",
 }
 
 
@@ -66,6 +67,7 @@ class MergeSpec:
     allow: tuple[str, ...] = ()
     threads: int = 0
     shard_size: int = 5_000_000_000
+    max_ram: int = 0
 
     @classmethod
     def from_yaml(cls, file: str | Path, **changes: Any) -> MergeSpec:
@@ -134,9 +136,10 @@ class MergeSpec:
         for key in ("seed", "threads"):
             if type(data.get(key, 0)) is not int or data.get(key, 0) < 0:
                 wrong.append(f"{key} must be a whole number >= 0, not {data[key]!r}")
-        size = _size(data.get("shard_size", cls.shard_size))
-        if size is None:
-            wrong.append(f"shard_size must be a size such as 4GB, not {data['shard_size']!r}")
+        sizes = {key: _size(data.get(key, getattr(cls, key))) for key in ("shard_size", "max_ram")}
+        for key, size in sizes.items():
+            if size is None or (size == 0 and key == "shard_size"):
+                wrong.append(f"{key} must be a size such as 4GB, not {data[key]!r}")
         if wrong:
             raise ConfigError(f"{where}: {'; '.join(wrong)}")
         return cls(
@@ -149,7 +152,8 @@ class MergeSpec:
             seed=data.get("seed", 0),
             allow=tuple(str(name) for name in _listed(data.get("allow"))),
             threads=data.get("threads", 0),
-            shard_size=size or cls.shard_size,
+            shard_size=sizes["shard_size"] or cls.shard_size,
+            max_ram=sizes["max_ram"] or 0,
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -165,6 +169,7 @@ class MergeSpec:
             "allow": list(self.allow),
             "threads": self.threads,
             "shard_size": self.shard_size,
+            "max_ram": self.max_ram,
         }
 
 
@@ -197,4 +202,4 @@ def _size(value: Any) -> int | None:
     text = str(value).strip().upper()
     digits = text.rstrip("KMGIB ")
     number, unit = _number(digits), text[len(digits) :].strip()
-    return int(number * units[unit]) if number and number > 0 and unit in units else None
+    return int(number * units[unit]) if number is not None and number >= 0 and unit in units else None

@@ -14,8 +14,8 @@ from mergers import MergeSpec, merge
 from mergers._resume import JOURNAL
 from studio.checkpoint import Checkpoint
 
-# Imports once, then forks a merge for every moment at which one is to be killed: after so many seconds, or when
-# so many tensors are finished.
+# Imports once, then forks a merge for every moment at which one is to be killed: after so many seconds, or
+# when so many tensors are finished.
 SCRIPT = """
 import json, os, signal, sys, time
 import torch

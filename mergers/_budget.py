@@ -1,0 +1,63 @@
+"""How much memory a merge takes, and how many threads fit into what it is given."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+from types import ModuleType
+
+from mergers._plan import Plan
+from mergers._select import CAP
+from mergers._sources import HELD
+from mergers._stream import PIECE, piece_size
+from mergers._threads import workers
+from studio.checkpoint import Checkpoint
+from studio.errors import MergeError
+
+
+def tensor_bytes(method: ModuleType, shape: tuple[int, ...], stored: int, models: int) -> int:
+    """Return the memory that working on one tensor takes at most.
+
+    ``stored`` are its bytes on disk. Small tensors are held as they are stored; the working set of a piece is
+    some float32 tensors per model; a survey collects at most `CAP` candidates per model.
+    """
+    numel = math.prod(shape)
+    held = min(stored, HELD) * (models + 1)
+    piece = piece_size(method, shape)
+    work = piece * 4 * (3 * models + 6)
+    survey = min(numel, CAP) * 4 * 3 * models if hasattr(method, "survey") and numel > PIECE else 0
+    return held + work + survey
+
+
+def threads_within(planned: Plan, donor: Checkpoint, method: ModuleType) -> int:
+    """Return how many tensors may be worked on at a time; `MergeError` if not even one fits."""
+    spec = planned.spec
+    asked = workers(spec.threads)
+    if not spec.max_ram:
+        return asked
+    free = spec.max_ram - resident_bytes()
+    needs = {
+        step.name: tensor_bytes(method, step.shape, donor.nbytes(step.name), len(spec.models))
+        for step in planned.steps
+        if step.action == "merge"
+    }
+    largest = heapq.nlargest(asked, needs.values())
+    fitting = next((t for t in range(len(largest), 0, -1) if sum(largest[:t]) <= free), 0)
+    if needs and not fitting:
+        name = max(needs, key=lambda key: needs[key])
+        raise MergeError(
+            f"'{name}' alone takes {needs[name] / 1e9:.2f} GB under {spec.method}, and of max_ram "
+            f"{spec.max_ram / 1e9:.2f} GB only {max(free, 0) / 1e9:.2f} are left; give more or take a method "
+            "that works in pieces"
+        )
+    return max(fitting, 1)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has now."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
