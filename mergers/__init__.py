@@ -16,26 +16,66 @@ from typing import TYPE_CHECKING, Any
 from mergers._spec import MergeSpec, Model
 
 if TYPE_CHECKING:
-    from mergers._engine import merge, plan, replay, verify
+    from pathlib import Path
+
     from mergers._plan import Plan
     from mergers._report import MergeReport
+    from studio.log import Log
 
 __all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "merge", "plan", "replay", "verify"]
 
-_LAZY = {
-    "merge": "_engine",
-    "plan": "_engine",
-    "replay": "_engine",
-    "verify": "_engine",
-    "Plan": "_plan",
-    "MergeReport": "_report",
-}
+
+def plan(spec: MergeSpec) -> Plan:
+    """Return what a merge would do; reads headers only and writes nothing.
+
+    Raises subclasses of `TriptychError` for everything that would stop the merge before it starts.
+    """
+    from mergers import _engine
+
+    return _engine.plan(spec)
+
+
+def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeReport:
+    """Merge as ``spec`` says into the folder ``out``, whole or not at all, and return the report.
+
+    Raises subclasses of `TriptychError`; nothing is left behind then.
+    """
+    from mergers._early import hash_inputs
+
+    hash_inputs(spec)
+    from mergers import _engine
+
+    return _engine.merge(spec, out, log)
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Return what no longer agrees with a merge's lock file: the output, and inputs that are still there.
+
+    Raises `CheckpointError` when the folder has no readable lock file.
+    """
+    from mergers import _engine
+
+    return _engine.verify(folder)
+
+
+def replay(folder: str | Path, out: str | Path, log: Log | None = None) -> MergeReport:
+    """Make a merge again from its lock file; `MergeError` unless the result has the same fingerprint.
+
+    The new folder is kept in either case, so that the two can be compared.
+    """
+    from mergers import _engine
+
+    return _engine.replay(folder, out, log)
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is used."""
-    if name in _LAZY:
-        import importlib
+    if name == "Plan":
+        from mergers._plan import Plan
 
-        return getattr(importlib.import_module(f"mergers.{_LAZY[name]}"), name)
+        return Plan
+    if name == "MergeReport":
+        from mergers._report import MergeReport
+
+        return MergeReport
     raise AttributeError(f"module 'mergers' has no attribute '{name}'")

@@ -9,28 +9,25 @@ from types import ModuleType
 
 from mergers._plan import Plan
 from mergers._select import CAP
-from mergers._sources import HELD
 from mergers._stream import PIECE, piece_size
 from mergers._threads import workers
-from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 
 
-def tensor_bytes(method: ModuleType, shape: tuple[int, ...], stored: int, models: int) -> int:
+def tensor_bytes(method: ModuleType, shape: tuple[int, ...], models: int) -> int:
     """Return the memory that working on one tensor takes at most.
 
-    ``stored`` are its bytes on disk. Small tensors are held as they are stored; the working set of a piece is
-    some float32 tensors per model; a survey collects at most `CAP` candidates per model.
+    The working set of a piece is some float32 tensors per model; a survey collects at most `CAP` candidates
+    per model.
     """
     numel = math.prod(shape)
-    held = min(stored, HELD) * (models + 1)
     piece = piece_size(method, shape)
     work = piece * 4 * (3 * models + 6)
     survey = min(numel, CAP) * 4 * 3 * models if hasattr(method, "survey") and numel > PIECE else 0
-    return held + work + survey
+    return work + survey
 
 
-def threads_within(planned: Plan, donor: Checkpoint, method: ModuleType) -> int:
+def threads_within(planned: Plan, method: ModuleType) -> int:
     """Return how many tensors may be worked on at a time; `MergeError` if not even one fits."""
     spec = planned.spec
     asked = workers(spec.threads)
@@ -38,7 +35,7 @@ def threads_within(planned: Plan, donor: Checkpoint, method: ModuleType) -> int:
         return asked
     free = spec.max_ram - resident_bytes()
     needs = {
-        step.name: tensor_bytes(method, step.shape, donor.nbytes(step.name), len(spec.models))
+        step.name: tensor_bytes(method, step.shape, len(spec.models))
         for step in planned.steps
         if step.action == "merge"
     }

@@ -103,7 +103,7 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
         place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
         names=[str(m.path) for m in spec.models],
     )  # fmt: skip
-    threads = threads_within(planned, donor, work.method)
+    threads = threads_within(planned, work.method)
     log.stage(f"merge {spec.method}", len(donor), "tensors")
     tensors = [(n, donor.entry(n).kind, donor.shape(n)) for n in donor.names()]
     kept = [step for step in planned.steps if step.action != "drop"]

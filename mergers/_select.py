@@ -53,13 +53,12 @@ def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
     if found.last >= first + flat.numel():  # all ties are kept: one fused operation
         below = torch.nextafter(flat.new_tensor(found.threshold), flat.new_tensor(-1.0))
         return torch.hardshrink(flat, float(below)) if found.threshold > 0 else flat
+    if found.last < first:
+        return torch.hardshrink(flat, found.threshold)
     size = flat.abs()
-    mask = size > found.threshold
-    if found.last >= first:
-        equal = size == found.threshold
-        equal[found.last - first + 1 :] = False
-        mask.logical_or_(equal)
-    return flat * mask
+    equal = size == found.threshold
+    equal[found.last - first + 1 :] = False
+    return flat * equal.logical_or_(size > found.threshold)
 
 
 def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
@@ -179,22 +178,26 @@ def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:
     """Return the cuts with the index of the last tie that is kept."""
     left = dict(ties)
     for place, parts in look.pieces():
+        if not any(left.values()):
+            break
         for i in [i for i, wanted in left.items() if wanted]:
-            at = _where(parts[i].abs_().view(-1) == cuts[i].threshold)
-            if len(at) >= left[i]:
-                cuts[i] = Cut(cuts[i].threshold, place.offset + place.start + int(at[left[i] - 1]))
-            left[i] = max(0, left[i] - len(at))
+            equal = parts[i].abs_().view(-1) == cuts[i].threshold
+            count = _count(equal)
+            if count >= left[i]:
+                last = int(_where(equal)[left[i] - 1])
+                cuts[i] = Cut(cuts[i].threshold, place.offset + place.start + last)
+            left[i] = max(0, left[i] - count)
     return cuts
 
 
 def _bracket(sample: Tensor, share: float) -> tuple[float, float]:
     """Return two values that very probably enclose the one that ``share`` of all elements exceed."""
-    ordered = sample.sort(descending=True).values
-    place, slack = share * len(ordered), 4 * math.sqrt(len(ordered)) + 2
+    count = sample.numel()
+    place, slack = share * count, 6 * math.sqrt(count * share * (1 - share)) + 2
     low, high = int(place + slack), int(place - slack)
     return (
-        float(ordered[low]) if low < len(ordered) else -1.0,
-        float(ordered[high]) if high >= 0 else math.inf,
+        _kth(sample, low + 1) if low < count else -1.0,
+        _kth(sample, high + 1) if high >= 0 else math.inf,
     )
 
 

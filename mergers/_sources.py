@@ -20,8 +20,6 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 #: Reads the elements begin <= i < end of a flattened tensor, given the base's values there.
 Reader = Callable[[int, int, Tensor | None], Tensor]
-#: Tensors up to this many bytes are read once and kept while they are worked on.
-HELD = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +77,10 @@ class Source:
     def reader(self, name: str) -> Reader:
         """Return what reads pieces of a tensor as this model has it."""
         if self.checkpoint is not None:
-            return held(self.checkpoint, self._alias(name))
+            return stored(self.checkpoint, self._alias(name))
         assert self.adapter is not None
         if name in self._values:
-            return held(self.adapter.checkpoint, self.adapter.stored(self._values[name]))
+            return stored(self.adapter.checkpoint, self.adapter.stored(self._values[name]))
         if name in self._weights:
             module = self._weights[name]
             factors = self.adapter.factors(module)
@@ -113,12 +111,8 @@ class Source:
         return self.aliases[name]
 
 
-def held(checkpoint: Checkpoint, name: str) -> Reader:
-    """Return what reads pieces of a stored tensor; a small one is read once."""
-    entry = checkpoint.entry(name)
-    if entry.nbytes <= HELD:
-        whole = checkpoint.read_flat(name, 0, entry.numel)
-        return lambda begin, end, base: whole[begin:end]
+def stored(checkpoint: Checkpoint, name: str) -> Reader:
+    """Return what reads pieces of a stored tensor: from the page cache every time, which is fastest."""
     return lambda begin, end, base: checkpoint.read_flat(name, begin, end)
 
 

@@ -19,7 +19,7 @@ from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._sources import Reader, Source, held
+from mergers._sources import Reader, Source, stored
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.shards import ShardWriter
@@ -83,7 +83,7 @@ class Tensors:
         self.numel = math.prod(step.shape)
         self.size = piece_size(work.method, step.shape)
         self.place = replace(place, tensor=step.name)
-        self._ground: Reader = held(work.donor, step.name)
+        self._ground: Reader = stored(work.donor, step.name)
         self._readers = [source.reader(step.name) for source in work.sources]
 
     def read(self, begin: int, end: int) -> tuple[list[Tensor], Tensor | None]:

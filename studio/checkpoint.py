@@ -14,26 +14,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import weakref
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.errors import CheckpointError, unknown
-from studio.tensorfile import BITS, DTYPES, Entry, as_bytes, read_bytes, read_header
+from studio.fingerprint import fingerprint
+from studio.tensorfile import BITS, TORCH_NAMES, Entry, as_bytes, read_bytes, read_header
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 #: Weight files that stand alone, in the order in which they are looked for.
 SINGLE = ("model.safetensors", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
 #: File endings that hold weights, in any format: never copied along with the configuration.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".pkl")
-#: How much is read at a time while hashing.
-BLOCK = 8 << 20
-
-_fingerprints: dict[tuple[tuple[str, int, int], ...], str] = {}
 
 
 class Checkpoint:
@@ -50,6 +50,10 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder} is not a folder with a model or an adapter")
         self._entries: dict[str, Entry] = {}
         self.metadata: dict[str, str] = {}
+        # Files stay open once read: whatever replaces them, all pieces come from the same bytes.
+        self._open: dict[Path, int] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._open)
         self.files = self._weight_files()
         for file in self.files:
             entries, metadata = read_header(file)
@@ -106,7 +110,7 @@ class Checkpoint:
     def read_flat(self, name: str, begin: int, end: int) -> Tensor:
         """Return the elements ``begin <= i < end`` of the flattened tensor [end - begin]."""
         entry = self.entry(name)
-        if entry.kind not in DTYPES:
+        if entry.kind not in TORCH_NAMES:
             raise CheckpointError(
                 f"{entry.file}: '{name}' has the type {entry.kind}, which can only be copied"
             )
@@ -117,11 +121,11 @@ class Checkpoint:
         """Return a tensor's bytes ``begin <= i < end`` (uint8), whatever its type."""
         entry = self.entry(name)
         assert 0 <= begin <= end <= entry.nbytes, (name, begin, end)
-        descriptor = os.open(entry.file, os.O_RDONLY)
-        try:
-            return read_bytes(descriptor, entry.begin + begin, end - begin)
-        finally:
-            os.close(descriptor)
+        if entry.file not in self._open:
+            with self._lock:
+                if entry.file not in self._open:
+                    self._open[entry.file] = os.open(entry.file, os.O_RDONLY)
+        return read_bytes(self._open[entry.file], entry.begin + begin, end - begin)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -137,24 +141,12 @@ class Checkpoint:
             if file.is_file() and not hidden and not weight:
                 yield relative
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, threads: int = 0) -> str:
         """Return the sha256 over all tensors (name, type, shape, bytes) in order of their names.
 
-        It names the values, so it survives re-sharding and a changed metadata entry. Remembered by the
-        files' paths, sizes and times.
+        It names the values, so it survives re-sharding and a changed metadata entry.
         """
-        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
-        key = tuple(stats)
-        if key not in _fingerprints:
-            digest = hashlib.sha256()
-            for name in sorted(self._entries):
-                entry = self._entries[name]
-                digest.update(f"{name}\0{entry.kind}\0{list(entry.shape)}\0".encode())
-                for begin in range(0, entry.nbytes, BLOCK):
-                    block = self.read_raw(name, begin, min(begin + BLOCK, entry.nbytes))
-                    digest.update(as_bytes(block))
-            _fingerprints[key] = digest.hexdigest()
-        return _fingerprints[key]
+        return fingerprint(self.files, threads)
 
     def sample(self) -> str:
         """Return a sha256 over the names and the first bytes of every tensor: a quick key, no proof."""
@@ -214,6 +206,11 @@ class Checkpoint:
         for name, shard in self._index(index).items():
             if name not in self._entries or self._entries[name].file != self.folder / shard:
                 raise CheckpointError(f"{index} promises the tensor '{name}' in '{shard}', where it is not")
+
+
+def _close(descriptors: dict[Path, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from types import TracebackType
 from torch import Tensor
 
 from studio.checkpoint import INDEX, SINGLE
-from studio.tensorfile import BITS, DTYPES, as_bytes, encode_header
+from studio.tensorfile import BITS, as_bytes, encode_header, torch_type
 
 Tensors = Sequence[tuple[str, str, tuple[int, ...]]]
 
@@ -67,7 +67,7 @@ class ShardWriter:
     def write_flat(self, name: str, start: int, tensor: Tensor) -> None:
         """Write elements from number ``start`` of the flattened tensor on."""
         _, _, kind, _ = self._places[name]
-        self.write_raw(name, start * BITS[kind] // 8, tensor.to(DTYPES[kind]).contiguous())
+        self.write_raw(name, start * BITS[kind] // 8, tensor.to(torch_type(kind)).contiguous())
 
     def write_raw(self, name: str, begin: int, data: Tensor) -> None:
         """Write a contiguous tensor's bytes from byte ``begin`` of the stored one on."""

@@ -14,46 +14,55 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 #: The largest header anyone needs; a larger one is an attack or a damaged file.
 MAX_HEADER = 100_000_000
 
-#: Format name -> torch type. Types that torch cannot compute with are read as bytes (`BITS` only).
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
+#: Format name -> name of the torch type. Types that torch cannot compute with are only in `BITS`.
+TORCH_NAMES: dict[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
 }
-NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
-#: Bits per element, also of the types that are only ever copied.
-BITS: dict[str, int] = {name: dtype.itemsize * 8 for name, dtype in DTYPES.items()} | {
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
+#: Bits per element of every type in the format.
+BITS: dict[str, int] = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+
+
+def torch_type(kind: str) -> torch.dtype:
+    """Return the torch type of a format's type; uint8 for those that torch does not compute with."""
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_NAMES.get(kind, "uint8"))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,7 @@ class Entry:
     @property
     def dtype(self) -> torch.dtype:
         """The torch type; uint8 where torch has none (such tensors are copied, never computed with)."""
-        return DTYPES.get(self.kind, torch.uint8)
+        return torch_type(self.kind)
 
 
 def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
@@ -167,12 +176,16 @@ def as_bytes(tensor: Tensor) -> memoryview:
     """Return a contiguous tensor's memory as bytes, without a copy."""
     if not tensor.numel():
         return memoryview(b"")
+    import torch
+
     array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)
 
 
 def read_bytes(descriptor: int, begin: int, count: int) -> Tensor:
     """Return ``count`` bytes from ``begin`` as a uint8 tensor of its own (never a mapped page)."""
+    import torch
+
     data = torch.empty(count, dtype=torch.uint8)
     view = as_bytes(data)
     done = 0

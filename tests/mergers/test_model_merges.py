@@ -165,7 +165,6 @@ def test_threads_pieces_and_shards_do_not_matter(
     assert len(list((tmp_path / "out2").glob("*.safetensors"))) > 1
     # In pieces of a few hundred values the result is the same but for the rounding of sums.
     monkeypatch.setattr("mergers._stream.PIECE", 280)
-    monkeypatch.setattr("mergers._sources.HELD", 0)
     merge(_spec(method, inputs, tmp_path / "0", settings=settings), tmp_path / "pieces")
     whole, pieces = _tensors(tmp_path / "out0"), _tensors(tmp_path / "pieces")
     for key in whole:

@@ -1,0 +1,64 @@
+"""What names a model's weights: one sha256 over all tensors, the same however they are spread over files.
+
+Each tensor is hashed by itself (name, type, shape, bytes), several at a time, and the hashes are hashed in
+order of the names. Needs no torch, so that a merge can hash its inputs while torch is still being imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from studio.tensorfile import Entry, read_header
+
+#: How much is read at a time.
+BLOCK = 16 << 20
+Key = tuple[tuple[str, int, int], ...]
+_known: dict[Key, str] = {}
+_turns: dict[Key, threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def fingerprint(files: Sequence[Path], threads: int = 0) -> str:
+    """Return the sha256 over the tensors in these files, as 64 hexadecimal digits.
+
+    Remembered for as long as the files' paths, sizes and times stay what they are. ``threads`` 0 takes one
+    per processor, at most 8.
+    """
+    stats = [(file, file.stat()) for file in files]
+    key = tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    with _guard:
+        turn = _turns.setdefault(key, threading.Lock())
+    with turn:  # who comes while another thread hashes the same files waits for its answer
+        if key not in _known:
+            entries = sorted((e for file in files for e in read_header(file)[0]), key=lambda e: e.name)
+            digests = _digests(entries, threads or min(len(os.sched_getaffinity(0)), 8))
+            _known[key] = hashlib.sha256(b"".join(digests)).hexdigest()
+    return _known[key]
+
+
+def _digests(entries: Sequence[Entry], threads: int) -> list[bytes]:
+    if threads == 1:
+        return [tensor_digest(entry) for entry in entries]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(tensor_digest, entries))
+
+
+def tensor_digest(entry: Entry) -> bytes:
+    """Return the sha256 over one tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(f"{entry.name}\0{entry.kind}\0{list(entry.shape)}\0".encode())
+    buffer = memoryview(bytearray(min(BLOCK, entry.nbytes)))
+    with open(entry.file, "rb", buffering=0) as file:
+        file.seek(entry.begin)
+        left = entry.nbytes
+        while left:
+            got = file.readinto(buffer[: min(left, BLOCK)])
+            if not got:
+                raise OSError(f"{entry.file} became shorter while it was read")
+            digest.update(buffer[:got])
+            left -= got
+    return digest.digest()
