@@ -17,12 +17,13 @@ from mergers import _lock
 from mergers._budget import threads_within
 from mergers._checks import check_models
 from mergers._inputs import Opened
+from mergers._parts import Part, parts_of
 from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport
 from mergers._resume import Journal
 from mergers._settings import method
-from mergers._sources import FLOATS, Source, sources, tied_name
+from mergers._sources import FLOATS, Source, tied_name
 from mergers._spec import MergeSpec
 from mergers._stream import Done, Work, merge_tensor, survey_model
 from mergers._threads import in_order
@@ -30,6 +31,7 @@ from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.log import Log
 from studio.shards import ShardWriter
+from studio.tensorfile import BITS
 
 #: Files that describe the donor and not the result.
 LEFT = ("README.md", "merge.lock.json", "triptych.json", "run.json")
@@ -50,32 +52,38 @@ def donor_of(spec: MergeSpec, opened: Opened) -> Checkpoint:
 def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) -> Plan:
     """Return the plan of a full-model merge; `MergeError` for missing, extra or misshapen tensors."""
     donor = donor_of(spec, opened)
-    inputs = sources(opened, donor)
     full = {i: m for i, m in enumerate(opened.models) if isinstance(m, Checkpoint)}
     notes = check_models(spec, donor, full)
     steps: list[Step] = []
-    for name in donor.names():
-        shape, kind = donor.shape(name), donor.entry(name).kind
-        owners = tuple(i for i, source in enumerate(inputs) if source.has(name))
-        for i in owners:
-            if inputs[i].shape(name) != shape:
-                raise MergeError(
-                    f"'{name}' is {list(inputs[i].shape(name))} in {spec.models[i].path} but "
-                    f"{list(shape)} in {donor.folder}; models of different shapes cannot be merged"
-                )
-        if kind not in FLOATS:
-            steps.append(Step(name=name, shape=shape, action="copy", why=f"{kind} values are not averaged"))
-        elif owners:
-            steps.append(Step(name=name, shape=shape, action="merge", sources=owners, settings=settings))
-        else:
-            steps.append(Step(name=name, shape=shape, action="copy"))
-    for i, source in enumerate(inputs):
-        steps += _extra(spec, i, source, donor)
-    nbytes = donor.nbytes()
+    for part in parts_of(spec, opened, donor):
+        steps += _part_steps(spec, part, settings)
+    nbytes = sum(math.prod(s.shape) * BITS[s.stored] // 8 for s in steps if s.action != "drop")
     return Plan(
         spec=spec, kind="model", steps=tuple(steps), warnings=(*opened.warnings, *notes),
         donor=str(donor.folder), nbytes=nbytes,
     )  # fmt: skip
+
+
+def _part_steps(spec: MergeSpec, part: Part, settings: Mapping[str, Any]) -> list[Step]:
+    steps, donor = [], part.donor
+    for name in donor.names():
+        shape, kind = donor.shape(name), donor.entry(name).kind
+        owners = tuple(n for n, source in zip(part.numbers, part.sources, strict=True) if source.has(name))
+        for n, source in zip(part.numbers, part.sources, strict=True):
+            if source.has(name) and source.shape(name) != shape:
+                raise MergeError(
+                    f"'{name}' is {list(source.shape(name))} in {spec.models[n].path} but "
+                    f"{list(shape)} in {donor.folder}; models of different shapes cannot be merged"
+                )
+        step = Step(name=name, shape=shape, action="copy", stored=kind)
+        if kind not in FLOATS:
+            step = replace(step, why=f"{kind} values are not averaged")
+        elif owners:
+            step = replace(step, action="merge", sources=owners, settings=settings)
+        steps.append(step)
+    for n, source in zip(part.numbers, part.sources, strict=True):
+        steps += _extra(spec, n, source, donor)
+    return steps
 
 
 def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> list[Step]:
@@ -98,18 +106,16 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     """Write the merged model into an existing folder, going on where the journal ends."""
     spec = planned.spec
     donor = donor_of(spec, opened)
-    work = Work(
-        donor=donor, base=opened.base, sources=sources(opened, donor), method=method(spec.method),
-        place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
-        names=[str(m.path) for m in spec.models],
-    )  # fmt: skip
-    threads = threads_within(planned, work.method)
-    log.stage(f"merge {spec.method}", len(donor), "tensors")
-    tensors = [(n, donor.entry(n).kind, donor.shape(n)) for n in donor.names()]
+    keys = _lock.model_keys(opened)
+    works = [_work(spec, part, keys) for part in parts_of(spec, opened, donor)]
+    work_of = {name: work for work in works for name in work.donor.names()}
+    threads = threads_within(planned, works[0].method)
     kept = [step for step in planned.steps if step.action != "drop"]
+    log.stage(f"merge {spec.method}", len(kept), "tensors")
+    tensors = [(step.name, step.stored, step.shape) for step in kept]
     done = {name: Done.from_facts(name, facts) for name, facts in journal.done.items()}
     if done:
-        log.say(f"going on after {len(done)} of {len(donor)} tensors that an earlier run finished")
+        log.say(f"going on after {len(done)} of {len(kept)} tensors that an earlier run finished")
         log.advance(len(done))
     left = [step for step in kept if step.name not in done]
     with ShardWriter(
@@ -118,9 +124,10 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
         found: Any = None
         offsets: dict[str, int] = {}
         if left and settings_scope(planned) == "model":
-            found, offsets = survey_model(work, kept, kept_settings(kept))
+            found, offsets = survey_model(works[0], kept, kept_settings(kept))
 
         def one(step: Step) -> tuple[str, Done]:
+            work = work_of[step.name]
             place = replace(work.place, survey=found, offset=offsets.get(step.name, 0))
             return step.name, merge_tensor(work, step, writer, place)
 
@@ -139,6 +146,15 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
         dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
         rounding=math.sqrt(lost / total) if total else 0.0,
         warnings=(note,) if infinite else (),
+    )  # fmt: skip
+
+
+def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
+    """Return what the tensors of one part share."""
+    return Work(
+        donor=part.donor, base=part.base, sources=part.sources, method=method(spec.method),
+        place=Place(seed=spec.seed, keys=tuple(keys[n] for n in part.numbers)),
+        names=[str(spec.models[n].path) for n in part.numbers],
     )  # fmt: skip
 
 

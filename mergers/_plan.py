@@ -18,7 +18,7 @@ class Step:
     """One tensor of the output, or of an input that finds no place there.
 
     For adapters a step is a module's weight delta. ``sources`` are the numbers of the models that have it,
-    ``why`` says what is not obvious.
+    ``why`` says what is not obvious, ``stored`` as which type it is stored.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Step:
     sources: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
+    stored: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

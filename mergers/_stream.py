@@ -23,6 +23,7 @@ from mergers._sources import Reader, Source, stored
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.shards import ShardWriter
+from studio.tensorfile import torch_type
 
 PIECE = 1 << 17
 #: One piece in so many is measured for the report's figures.
@@ -171,7 +172,7 @@ def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> D
     if step.action == "merge":
         with suppress(_Infinite):
             return _merge(work, step, writer, place)
-    copy_tensor(work.donor, step.name, writer)
+    copy_tensor(work.donor, step.name, writer, step.stored)
     return Done(report=None, infinite=step.action == "merge")
 
 
@@ -189,7 +190,7 @@ def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
         )
         place = replace(place, survey=method.survey(look, **step.settings))
     wants_place = "place" in (method.merge.__kwdefaults__ or {})
-    dtype = work.donor.dtype(step.name)
+    dtype = torch_type(step.stored or work.donor.entry(step.name).kind)
     measure = _Measure(len(work.sources))
     for number, begin in enumerate(range(0, numel, size)):
         values, base = tensors.shaped(begin)
@@ -248,8 +249,15 @@ def _squared(tensor: Tensor) -> float:
     return float(torch.dot(flat, flat))
 
 
-def copy_tensor(donor: Checkpoint, name: str, writer: ShardWriter, block: int = 1 << 22) -> None:
-    """Copy a tensor's bytes as they are."""
+def copy_tensor(
+    donor: Checkpoint, name: str, writer: ShardWriter, stored: str = "", block: int = 1 << 22
+) -> None:
+    """Copy a tensor's bytes as they are, or its values as another type."""
+    if stored and stored != donor.entry(name).kind:
+        for begin in range(0, donor.entry(name).numel, block):
+            end = min(begin + block, donor.entry(name).numel)
+            writer.write_flat(name, begin, donor.read_flat(name, begin, end))
+        return
     size = donor.entry(name).nbytes
     for begin in range(0, size, block):
         writer.write_raw(name, begin, donor.read_raw(name, begin, min(begin + block, size)))

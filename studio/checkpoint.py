@@ -11,12 +11,14 @@ Weights come from safetensors files only, and only from inside the folder.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,7 @@ class Checkpoint:
         # Files stay open once read: whatever replaces them, all pieces come from the same bytes.
         self._open: dict[Path, int] = {}
         self._lock = threading.Lock()
+        self._owner: Checkpoint | None = None
         weakref.finalize(self, _close, self._open)
         self.files = self._weight_files()
         for file in self.files:
@@ -140,6 +143,13 @@ class Checkpoint:
             weight = file.suffix.lower() in WEIGHTS or file.name.endswith(".index.json")
             if file.is_file() and not hidden and not weight:
                 yield relative
+
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """Return a view of the same files with the tensors ``{new name: name here}`` only, in that order."""
+        view = copy.copy(self)
+        view._owner = self  # whose end closes the files
+        view._entries = {new: replace(self.entry(name), name=new) for new, name in names.items()}
+        return view
 
     def fingerprint(self, threads: int = 0) -> str:
         """Return the sha256 over all tensors (name, type, shape, bytes) in order of their names.
