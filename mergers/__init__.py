@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 from mergers._spec import MergeSpec, Model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from mergers._diagnose import Diagnosis
+    from mergers._estimate import Estimate
     from mergers._plan import Plan
     from mergers._report import MergeReport
     from studio.log import Log
 
-__all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "merge", "plan", "replay", "verify"]
+__all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "estimate", "merge", "plan", "replay", "verify"]
 
 
 def plan(spec: MergeSpec) -> Plan:
@@ -33,6 +36,13 @@ def plan(spec: MergeSpec) -> Plan:
     from mergers import _engine
 
     return _engine.plan(spec)
+
+
+def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
+    """Return what a planned merge into ``out`` will take: peak memory, disk and time."""
+    from mergers import _estimate
+
+    return _estimate.estimate(planned, out)
 
 
 def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeReport:
@@ -46,6 +56,29 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
     from mergers import _engine
 
     return _engine.merge(spec, out, log)
+
+
+def diagnose(
+    what: MergeSpec | tuple[Sequence[str | Path], str | Path],
+    merged: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    log: Log | None = None,
+) -> Diagnosis:
+    """Measure what a merge has to work with, and what it made of it.
+
+    ``what`` is a merge, or (inputs, merged) with a ``base`` where one is needed; ``merged`` is the finished
+    result. With ``out`` the figures, the heat maps and the page are written there: diagnosis.json,
+    diagnosis.png and diagnosis.html.
+
+    Lengths, cosines, overlaps and kept energy of adapters are exact, from their factors alone; those of full
+    models take a few passes over the files. Weights of a merge play no part, and neither do biases that an
+    adapter adds to its modules. Raises subclasses of `TriptychError`.
+    """
+    from mergers import _diagnose
+
+    return _diagnose.diagnose(what, merged, out, base=base, log=log)
 
 
 def verify(folder: str | Path) -> list[str]:

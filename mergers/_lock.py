@@ -18,6 +18,7 @@ from mergers._report import MergeReport
 from studio.adapter_format import read_json
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
+from studio.errors import CheckpointError
 
 LOCK = "merge.lock.json"
 
@@ -57,7 +58,7 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
 
 def differences(folder: Path) -> list[str]:
     """Return a sentence for each fingerprint in the lock file that no longer holds."""
-    lock = read_json(folder / LOCK)
+    lock = read_lock(folder)
     found = []
     if Checkpoint(folder).fingerprint() != lock["output"]["fingerprint"]:
         found.append(f"the weights in {folder} are not those that the merge wrote")
@@ -72,8 +73,17 @@ def differences(folder: Path) -> list[str]:
 
 def recipe(folder: Path) -> tuple[dict[str, Any], str]:
     """Return what a lock file says was merged, and the fingerprint of the result."""
-    lock = read_json(folder / LOCK)
+    lock = read_lock(folder)
     return lock["recipe"], str(lock["output"]["fingerprint"])
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """Return a merge's lock file; `CheckpointError` if there is none, or it is something else."""
+    lock = read_json(folder / LOCK)
+    missing = [key for key in ("recipe", "inputs", "base", "output") if key not in lock]
+    if missing:
+        raise CheckpointError(f"{folder / LOCK} is no lock file of a merge: '{missing[0]}' is missing")
+    return lock
 
 
 def _input(model: Adapter | Checkpoint) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Merge models or adapters into one, by a merge file or by flags.
 
 Every --KEY VALUE that is not listed below is a setting of the method, as --density 0.2 is of ties;
-`triptych show METHOD` lists them.
+`triptych show METHOD` lists them. The options under "instead of merging" do something else with what merges
+are made of; one at a time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from apps.commands import _merge_modes as modes
 from studio import plugins
 from studio.errors import ConfigError
 
 EXAMPLE = (
     "triptych merge --method ties --base nano-omni runs/handwriting:0.6 runs/textiles:0.4 "
     "--density 0.2 -o runs/merged\n"
-    "triptych merge merge.yaml -o runs/merged --dry-run"
+    "triptych merge merge.yaml -o runs/merged --dry-run\n"
+    "triptych merge --verify runs/merged\n"
+    "triptych merge --replay runs/merged -o runs/again"
 )
 
 
@@ -23,21 +27,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
         metavar="FILE.yaml | MODEL[:WEIGHT]",
         help="a merge file, or the models, adapters or runs to merge",
     )
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="folder for the result")
     parser.add_argument("--method", metavar="M", help=f"one of: {', '.join(plugins.names('methods'))}")
-    parser.add_argument("--base", metavar="B", help="the model that all of them were made from")
+    parser.add_argument("--base", action="append", metavar="B", help="the model that all were made from")
     parser.add_argument("--as", dest="output", metavar="KIND", help="adapter or model (adapter, if all are)")
     parser.add_argument("--rank", metavar="R", help="of adapters: lossless, a number, or a share of energy")
     parser.add_argument("--seed", type=int, metavar="N", help="of the methods that draw at random (0)")
     parser.add_argument("--threads", type=int, metavar="N", help="tensors worked on at a time")
+    parser.add_argument("--max-ram", metavar="SIZE", help="memory that a full model's merge may take: 1GB")
     parser.add_argument("--shard-size", metavar="SIZE", help="largest weight file of a full model, as in 4GB")
     parser.add_argument("--allow", action="append", metavar="CHECK", help="go on although this check objects")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting of the method")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done and what it will cost in memory, disk and time; write nothing",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where the same command was stopped; it does so anyway, to the same bytes",
+    )
+    modes.arguments(parser)
 
 
 def settle(parser: argparse.ArgumentParser, given: list[str]) -> list[str]:
@@ -58,24 +73,32 @@ def settle(parser: argparse.ArgumentParser, given: list[str]) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read what is asked for, and merge or print the plan."""
+    """Do what is asked for instead of merging; else read the merge, and run it or print the plan."""
+    mode = modes.chosen(options)
+    if mode is not None:
+        return mode(options)
+    if not options.models:
+        raise ConfigError("what? give a merge file, or models, adapters or runs; `triptych merge --help`")
     if options.out is None and not options.dry_run:
         raise ConfigError("where to? give -o OUT, or --dry-run to see the plan only")
+    if options.base and len(options.base) > 1:
+        raise ConfigError(f"a merge has one --base, not {len(options.base)}")
     if options.method:
         options.method = plugins.canonical("methods", options.method)
 
-    from mergers import MergeSpec, merge, plan
+    from mergers import MergeSpec, estimate, merge, plan
     from studio.log import best_log
 
     more = {
         "output": options.output,
-        "rank": _rank(options.rank),
+        "rank": modes.rank(options.rank),
         "seed": options.seed,
         "threads": options.threads,
         "shard_size": options.shard_size,
+        "max_ram": options.max_ram,
         "allow": options.allow,
     }
-    base = _model(options.base) if options.base else None
+    base = modes.folder(options.base[0]) if options.base else None
     if any(name.endswith((".yaml", ".yml")) for name in options.models):
         if len(options.models) > 1:
             raise ConfigError("give one merge file, or models; not both")
@@ -94,20 +117,12 @@ def run(options: argparse.Namespace) -> int:
             **more,
         )
     if options.dry_run:
-        print(plan(spec).text(full=True))
+        planned = plan(spec)
+        print(planned.text(full=True))
+        print(estimate(planned, options.out or ".").text())
         return 0
     merge(spec, options.out, best_log())
     return 0
-
-
-def _rank(text: str | None) -> str | int | float | None:
-    """Return a rank as a number where it is one; the merge says what is allowed."""
-    for kind in (int, float):
-        try:
-            return kind(text) if text is not None else None
-        except ValueError:
-            continue
-    return text
 
 
 def _weighted(text: str) -> str:
@@ -116,13 +131,5 @@ def _weighted(text: str) -> str:
     try:
         float(weight)
     except ValueError:
-        return str(_model(text))
-    return f"{_model(name)}:{weight}" if colon else str(_model(text))
-
-
-def _model(text: str) -> Path:
-    """Return the folder of a model, or of the adapter that a run made."""
-    from apps.choices import read_choice
-
-    choice = read_choice(text)
-    return choice.adapter or choice.base
+        return str(modes.folder(text))
+    return f"{modes.folder(name)}:{weight}" if colon else str(modes.folder(text))
