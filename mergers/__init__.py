@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from mergers._report import MergeReport
     from studio.log import Log
 
-__all__ = ["MergeReport", "MergeSpec", "Model", "Plan", "estimate", "merge", "plan", "replay", "verify"]
+__all__ = [
+    "MergeReport",
+    "MergeSpec",
+    "Model",
+    "Plan",
+    "diagnose",
+    "estimate",
+    "merge",
+    "plan",
+    "replay",
+    "verify",
+]
 
 
 def plan(spec: MergeSpec) -> Plan:

@@ -18,7 +18,7 @@ DOORS = {
     "peft": ("studio/adapters.py", "studio/variants.py"),
     "soundfile": ("studio/media.py", "studio/synthetic/"),
     "torchaudio": ("studio/media.py", "studio/synthetic/"),
-    "PIL": ("studio/media.py", "studio/synthetic/"),
+    "PIL": ("studio/media.py", "studio/synthetic/", "studio/heatmap_picture.py"),
     "transformers": ("studio/families/", "studio/generate.py"),
     "accelerate": ("studio/training/", "recipes/"),
     "sqlalchemy": ("studio/store.py",),
