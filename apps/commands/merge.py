@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.commands import _merge_modes as modes
 from studio import plugins
 from studio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mergers import MergeSpec
 
 EXAMPLE = (
     "triptych merge --method ties --base nano-omni runs/handwriting:0.6 runs/textiles:0.4 "
@@ -46,6 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="print what would be done and what it will cost in memory, disk and time; write nothing",
+    )
+    parser.add_argument(
+        "--diagnose",
+        type=Path,
+        metavar="DIR",
+        help="measure the experts and the result, and write a page of heat maps there; also with --dry-run",
     )
     parser.add_argument(
         "--resume",
@@ -83,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("where to? give -o OUT, or --dry-run to see the plan only")
     if options.base and len(options.base) > 1:
         raise ConfigError(f"a merge has one --base, not {len(options.base)}")
+    if options.diagnose and options.diagnose.is_file():
+        raise ConfigError(f"--diagnose {options.diagnose} is a file; give a folder for the page")
     if options.method:
         options.method = plugins.canonical("methods", options.method)
 
@@ -120,9 +132,24 @@ def run(options: argparse.Namespace) -> int:
         planned = plan(spec)
         print(planned.text(full=True))
         print(estimate(planned, options.out or ".").text())
-        return 0
-    merge(spec, options.out, best_log())
+    else:
+        merge(spec, options.out, best_log())
+    if options.diagnose:
+        _diagnose(spec, None if options.dry_run else options.out, options.diagnose)
     return 0
+
+
+def _diagnose(spec: MergeSpec, merged: Path | None, folder: Path) -> None:
+    """Write the figures of a merge's inputs, and of its result, and print those by tower."""
+    from rich.console import Console
+
+    from mergers import diagnose
+    from studio.log import best_log
+
+    console = Console()
+    for table in diagnose(spec, merged, folder, log=best_log()).tables():
+        console.print(table)
+    console.print(f"diagnosis: {folder / 'diagnosis.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _weighted(text: str) -> str:

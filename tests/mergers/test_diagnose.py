@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from apps.cli import main
 from mergers import MergeSpec, diagnose, merge
 from mergers._diagnose import short_names
 from mergers._diagnosis_page import told
@@ -332,3 +333,17 @@ def test_what_cannot_be_compared_is_told(adapters: list[Path], tmp_path: Path) -
     )}, base="")  # fmt: skip
     with pytest.raises(MergeError, match=f"'{name}' of .*damaged holds values that are not finite"):
         diagnose(MergeSpec.from_flags(method="linear", models=[str(tmp_path / "damaged")]))
+
+
+def test_the_command_line_diagnoses_before_a_merge_and_with_it(
+    adapters: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["merge", "--method", "ties", *map(str, adapters), "--diagnose", str(tmp_path / "page")]
+    assert main([*command, "--dry-run"]) == 0
+    assert json.loads((tmp_path / "page/diagnosis.json").read_text())["merged"] is None
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "page/diagnosis.json").read_text())["whole"]["norm_ratio"] > 0
+    assert "merged / longest" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    assert main([*command[:-1], str(tmp_path / "file"), "-o", str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
