@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from mergers import _lock
+from mergers._assign import Choice, assign, survey_key
+from mergers._groups import Groups, Subject, group_of, subjects_of, towers_of
 from mergers._inputs import Opened
 from mergers._modules import Inputs, merge_module, merge_value, with_magnitude
 from mergers._place import Look, Place
@@ -31,10 +34,11 @@ WHOLE = "stored whole"
 SAMPLE = 4096
 
 
-def plan_adapters(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) -> Plan:
+def plan_adapters(spec: MergeSpec, opened: Opened) -> Plan:
     """Return the plan of an adapter merge; `MergeError` for adapters that do not fit together."""
     adapters, base = opened.adapters, opened.base
     steps: list[Step] = []
+    stored: dict[str, str] = {}
     for name in dict.fromkeys(name for a in adapters for name in a.names()):
         owners = [i for i, a in enumerate(adapters) if name in a.names()]
         first = adapters[owners[0]]
@@ -51,7 +55,6 @@ def plan_adapters(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) 
                 shape=first.shape(name),
                 action="merge",
                 sources=tuple(owners),
-                settings=settings,
                 why=why,
             )
         )
@@ -62,7 +65,7 @@ def plan_adapters(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) 
         )
     if base is not None:
         modules = {step.name: step.shape for step in steps}
-        weight_names(modules, base)  # refuses modules that the base does not have
+        stored = weight_names(modules, base)  # refuses modules that the base does not have
         for name in _values(opened):
             owners = [i for i, a in enumerate(adapters) if name in a.values]
             shape = adapters[owners[0]].value_shape(name) if owners else ()
@@ -73,11 +76,44 @@ def plan_adapters(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) 
                         shape=shape,
                         action="merge" if owners else "copy",
                         sources=tuple(owners),
-                        settings=settings,
                         why=WHOLE,
                     )
                 )
+        stored |= _values(opened)
+    steps = _assigned(spec, opened, steps, stored)
+    if all(step.action != "merge" for step in steps if step.why != WHOLE):
+        raise MergeError("the rules freeze every module of these adapters; nothing is left to merge")
     return Plan(spec=spec, kind="adapter", steps=tuple(steps), warnings=opened.warnings)
+
+
+def _assigned(
+    spec: MergeSpec, opened: Opened, steps: Sequence[Step], stored: Mapping[str, str]
+) -> list[Step]:
+    """Return the steps with methods and settings; selectors may also name what only the base has."""
+    towers = towers_of(opened.base.config if opened.base else {}, opened.adapters[0].family)
+    names = [
+        [
+            f"{step.name}.weight" if step.why != WHOLE else step.name,
+            step.name,
+            stored.get(step.name, step.name),
+        ]
+        for step in steps
+    ]
+    subjects = subjects_of(names, towers)
+    around = [
+        Subject(names=(n,), group=group_of(n, towers)) for n in (opened.base.names() if opened.base else ())
+    ]
+    where = str(opened.base.folder) if opened.base else "these adapters"
+    choices = assign(spec, Groups(subjects=[*subjects.values(), *around], where=where), subjects)
+    return [_chosen(step, choices[own[0]]) for step, own in zip(steps, names, strict=True)]
+
+
+def _chosen(step: Step, choice: Choice) -> Step:
+    if choice.frozen and step.why != WHOLE:
+        return replace(step, action="drop", group=choice.group, by=choice.by)
+    if choice.frozen or step.action != "merge":
+        return replace(step, action="copy", sources=(), group=choice.group, by=choice.by)
+    return replace(step, group=choice.group, method=choice.method, settings=choice.settings, by=choice.by)
 
 
 def _values(opened: Opened) -> dict[str, str]:
@@ -100,7 +136,7 @@ def _values(opened: Opened) -> dict[str, str]:
 def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> MergeReport:
     """Write the merged adapter into an existing folder."""
     spec, adapters, base = planned.spec, opened.adapters, opened.base
-    modules = [step for step in planned.steps if step.why != WHOLE]
+    modules = [step for step in planned.steps if step.why != WHOLE and step.action == "merge"]
     names = weight_names({s.name: s.shape for s in modules}, base) if base is not None else {}
     inputs = Inputs(
         adapters=adapters,
@@ -115,7 +151,8 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
     log.stage(f"merge {spec.method}", len(planned.steps), "tensors")
 
     def one(step: Step) -> tuple[str, Factors, ModuleReport]:
-        return step.name, *merge_module(inputs, step.name, step.settings, places[step.name])
+        own = replace(inputs, method=method(step.method))
+        return step.name, *merge_module(own, step.name, step.settings, places[step.name])
 
     factors: dict[str, Factors] = {}
     reports: list[ModuleReport] = []
@@ -135,7 +172,12 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         if step.why == WHOLE:
             ground = _base_tensor(base, wholes[step.name])
             place = replace(inputs.place, tensor=wholes[step.name])
-            merged, report = merge_value(inputs, step.name, ground, step.settings, place)
+            if step.action == "copy":
+                values[step.name] = ground.to(torch.float32)
+                log.advance(1)
+                continue
+            own = replace(inputs, method=method(step.method))
+            merged, report = merge_value(own, step.name, ground, step.settings, place)
             values[step.name] = merged.to(torch.float32)
             reports.append(report)
             log.advance(1)
@@ -157,6 +199,7 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         method=spec.method,
         merged=planned.counts["merge"],
         copied=planned.counts["copy"],
+        dropped=tuple(step.name for step in planned.steps if step.action == "drop"),
         modules=tuple(reports),
         warnings=warnings,
     )
@@ -164,29 +207,35 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
 
 def _places(inputs: Inputs, modules: list[Step]) -> dict[str, Place]:
     """Return each module's place; with the scope of a whole model, what the method finds in all of them."""
-    offsets, total = {}, 0
+    scopes: dict[str, list[Step]] = {}
     for step in modules:
-        offsets[step.name] = total
-        total += math.prod(step.shape)
-    settings: Mapping[str, Any] = modules[0].settings
-    survey = None
-    if settings.get("scope") == "model":
+        scopes.setdefault(survey_key(step) if step.settings.get("scope") == "model" else "", []).append(step)
+    places = {}
+    for key, own in scopes.items():
+        starts = accumulate((math.prod(step.shape) for step in own[:-1]), initial=0)
+        offsets = dict(zip((step.name for step in own), starts, strict=True))
+        found = _survey(inputs, own, offsets) if key else None
+        for name, offset in offsets.items():
+            tensor = inputs.tensor_name(name)
+            places[name] = replace(inputs.place, tensor=tensor, offset=offset, survey=found)
+    return places
 
-        def pieces() -> Iterator[tuple[Place, list[Tensor]]]:
-            for step in modules:
-                place = replace(inputs.place, tensor=inputs.tensor_name(step.name), offset=offsets[step.name])
-                yield place, [delta.reshape(-1).clone() for delta in inputs.dense(step.name)]
 
-        def sample() -> list[Tensor]:
-            parts = [[p[:: max(1, total // (SAMPLE * len(modules)))] for p in parts] for _, parts in pieces()]
-            return [torch.cat(same) for same in zip(*parts, strict=True)]
+def _survey(inputs: Inputs, modules: Sequence[Step], offsets: Mapping[str, int]) -> Any:
+    """Return what the modules' method finds in all of them together."""
+    total = sum(math.prod(step.shape) for step in modules)
 
-        look = Look(count=len(inputs.adapters), numel=total, pieces=pieces, values=pieces, sample=sample)
-        survey = inputs.method.survey(look, **settings)
-    return {
-        name: replace(inputs.place, tensor=inputs.tensor_name(name), offset=offset, survey=survey)
-        for name, offset in offsets.items()
-    }
+    def pieces() -> Iterator[tuple[Place, list[Tensor]]]:
+        for step in modules:
+            place = replace(inputs.place, tensor=inputs.tensor_name(step.name), offset=offsets[step.name])
+            yield place, [delta.reshape(-1).clone() for delta in inputs.dense(step.name)]
+
+    def sample() -> list[Tensor]:
+        parts = [[p[:: max(1, total // (SAMPLE * len(modules)))] for p in parts] for _, parts in pieces()]
+        return [torch.cat(same) for same in zip(*parts, strict=True)]
+
+    look = Look(count=len(inputs.adapters), numel=total, pieces=pieces, values=pieces, sample=sample)
+    return method(modules[0].method).survey(look, **modules[0].settings)
 
 
 def _with_bias(factors: Factors) -> Factors:

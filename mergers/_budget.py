@@ -9,6 +9,7 @@ from types import ModuleType
 
 from mergers._plan import Plan
 from mergers._select import CAP
+from mergers._settings import method as method_named
 from mergers._stream import PIECE, piece_size
 from mergers._threads import workers
 from studio.errors import MergeError
@@ -35,7 +36,9 @@ def threads_within(planned: Plan, method: ModuleType) -> int:
         return asked
     free = spec.max_ram - resident_bytes()
     needs = {
-        step.name: tensor_bytes(method, step.shape, len(spec.models))
+        step.name: tensor_bytes(
+            method_named(step.method) if step.method else method, step.shape, len(spec.models)
+        )
         for step in planned.steps
         if step.action == "merge"
     }

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mergers import _lock, _models
 from mergers._adapters import merge_adapters, plan_adapters
+from mergers._assign import check_settings
 from mergers._card import card
 from mergers._checks import check_norm
 from mergers._inputs import Opened, check_output, open_inputs
 from mergers._plan import Plan
 from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
-from mergers._settings import method, rehearse, resolve
 from mergers._spec import MergeSpec
 from mergers._threads import one_torch_thread
 from studio.adapters import Adapter
@@ -87,18 +87,13 @@ def replay(folder: str | Path, out: str | Path, log: Log | None = None) -> Merge
 
 
 def _prepare(spec: MergeSpec) -> tuple[Plan, Opened]:
-    chosen = method(spec.method)
-    wanted = getattr(chosen, "MODELS", None)
-    if wanted is not None and len(spec.models) != wanted:
-        raise MergeError(f"{spec.method} merges {wanted} models, not {len(spec.models)}")
-    settings = resolve(chosen, spec.settings, [m.settings for m in spec.models])
-    rehearse(chosen, settings, len(spec.models))
+    check_settings(spec)
     opened = open_inputs(spec)
     only_adapters = len(opened.adapters) == len(opened.models)
     kind = spec.output if spec.output != "auto" else ("adapter" if only_adapters else "model")
     if kind == "model":
-        return _models.plan_models(spec, opened, settings), opened
+        return _models.plan_models(spec, opened), opened
     if not only_adapters:
         full = next(m for m in opened.models if not isinstance(m, Adapter))
         raise MergeError(f"{full.folder} is a full model; output: adapter needs adapters only")
-    return plan_adapters(spec, opened, settings), opened
+    return plan_adapters(spec, opened), opened

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mergers import _lock
+from mergers._assign import Choice, assign, survey_key
 from mergers._budget import threads_within
 from mergers._checks import check_models
+from mergers._groups import Groups, Subject, subjects_of, towers_of
 from mergers._inputs import Opened
 from mergers._parts import Part, parts_of
 from mergers._place import Place
@@ -44,19 +46,27 @@ def donor_of(spec: MergeSpec, opened: Opened) -> Checkpoint:
     first = next((m for m in opened.models if isinstance(m, Checkpoint)), None)
     if opened.adapters or first is None:
         raise MergeError(f"a full model needs the base that {spec.models[0].path} adapts; name it")
-    if getattr(method(spec.method), "NEEDS_BASE", True):
-        raise MergeError(f"{spec.method} works on differences from a base model; name the base")
+    for name in (spec.method, *(rule.method for rule in spec.rules if rule.method)):
+        if getattr(method(name), "NEEDS_BASE", True):
+            raise MergeError(f"{name} works on differences from a base model; name the base")
+    frozen = next((rule for rule in spec.rules if rule.freeze), None)
+    if frozen is not None:
+        raise MergeError(f"freezing {' or '.join(frozen.match)} keeps the base's values; name the base")
     return first
 
 
-def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) -> Plan:
+def plan_models(spec: MergeSpec, opened: Opened) -> Plan:
     """Return the plan of a full-model merge; `MergeError` for missing, extra or misshapen tensors."""
     donor = donor_of(spec, opened)
     full = {i: m for i, m in enumerate(opened.models) if isinstance(m, Checkpoint)}
     notes = check_models(spec, donor, full)
     steps: list[Step] = []
-    for part in parts_of(spec, opened, donor):
-        steps += _part_steps(spec, part, settings)
+    parts = parts_of(spec, opened, donor)
+    subjects = [_subjects(part) for part in parts]
+    everything = [subject for own in subjects for subject in own.values()]
+    groups = Groups(subjects=everything, where=str(donor.folder))
+    for part, own in zip(parts, subjects, strict=True):
+        steps += _part_steps(spec, part, assign(spec, groups, own, part.numbers))
     nbytes = sum(math.prod(s.shape) * BITS[s.stored] // 8 for s in steps if s.action != "drop")
     return Plan(
         spec=spec, kind="model", steps=tuple(steps), warnings=(*opened.warnings, *notes),
@@ -64,7 +74,17 @@ def plan_models(spec: MergeSpec, opened: Opened, settings: Mapping[str, Any]) ->
     )  # fmt: skip
 
 
-def _part_steps(spec: MergeSpec, part: Part, settings: Mapping[str, Any]) -> list[Step]:
+def _subjects(part: Part) -> dict[str, Subject]:
+    """Return a part's tensors as selectors see them: by their names on disk and in adapters."""
+    modules: dict[str, list[str]] = {}
+    for source in part.sources:
+        for tensor, module in source.modules.items():
+            modules.setdefault(tensor, []).append(module)
+    names = [[name, *modules.get(name, ())] for name in part.donor.names()]
+    return subjects_of(names, towers_of(part.donor.config))
+
+
+def _part_steps(spec: MergeSpec, part: Part, choices: Mapping[str, Choice]) -> list[Step]:
     steps, donor = [], part.donor
     for name in donor.names():
         shape, kind = donor.shape(name), donor.entry(name).kind
@@ -75,11 +95,21 @@ def _part_steps(spec: MergeSpec, part: Part, settings: Mapping[str, Any]) -> lis
                     f"'{name}' is {list(source.shape(name))} in {spec.models[n].path} but "
                     f"{list(shape)} in {donor.folder}; models of different shapes cannot be merged"
                 )
-        step = Step(name=name, shape=shape, action="copy", stored=kind)
+        choice = choices[name]
+        step = Step(name=name, shape=shape, action="copy", stored=kind, group=choice.group)
         if kind not in FLOATS:
             step = replace(step, why=f"{kind} values are not averaged")
+        elif choice.frozen:
+            step = replace(step, by=choice.by)
         elif owners:
-            step = replace(step, action="merge", sources=owners, settings=settings)
+            step = replace(
+                step,
+                action="merge",
+                sources=owners,
+                method=choice.method,
+                settings=choice.settings,
+                by=choice.by,
+            )
         steps.append(step)
     for n, source in zip(part.numbers, part.sources, strict=True):
         steps += _extra(spec, n, source, donor)
@@ -121,15 +151,14 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     with ShardWriter(
         folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata, done=set(done)
     ) as writer:
-        found: Any = None
-        offsets: dict[str, int] = {}
-        if left and settings_scope(planned) == "model":
-            found, offsets = survey_model(works[0], kept, kept_settings(kept))
+        surveys = _surveys(works[0], kept) if left else {}
 
         def one(step: Step) -> tuple[str, Done]:
-            work = work_of[step.name]
-            place = replace(work.place, survey=found, offset=offsets.get(step.name, 0))
-            return step.name, merge_tensor(work, step, writer, place)
+            work = replace(work_of[step.name], method=method(step.method or spec.method))
+            found, offset = surveys.get(step.name, (None, 0))
+            return step.name, merge_tensor(
+                work, step, writer, replace(work.place, survey=found, offset=offset)
+            )
 
         for name, result in in_order(one, left, threads):
             done[name] = result
@@ -158,14 +187,18 @@ def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
     )  # fmt: skip
 
 
-def kept_settings(steps: Sequence[Step]) -> Mapping[str, Any]:
-    """Return the settings of the tensors that are merged."""
-    return next((step.settings for step in steps if step.action == "merge"), {})
-
-
-def settings_scope(planned: Plan) -> str:
-    """Return whether the method looks at each tensor by itself or at the whole model."""
-    return str(kept_settings(planned.steps).get("scope", "tensor"))
+def _surveys(work: Work, steps: Sequence[Step]) -> dict[str, tuple[Any, int]]:
+    """Return, for tensors that are looked at together, what the look found, and each one's offset in it."""
+    scopes: dict[str, list[Step]] = {}
+    for step in steps:
+        if step.action == "merge" and step.settings.get("scope") == "model":
+            scopes.setdefault(survey_key(step), []).append(step)
+    found: dict[str, tuple[Any, int]] = {}
+    for own in scopes.values():
+        chosen = replace(work, method=method(own[0].method))
+        survey, offsets = survey_model(chosen, own, own[0].settings)
+        found |= {name: (survey, offset) for name, offset in offsets.items()}
+    return found
 
 
 def copy_companions(donor: Checkpoint, folder: Path) -> None:

@@ -61,6 +61,11 @@ class Source:
         wanted = {name: self.adapter.value_shape(name) for name in self.adapter.values}
         return {tensor: name for name, tensor in tensor_names(wanted, self.donor).items()}
 
+    @property
+    def modules(self) -> dict[str, str]:
+        """Tensor name -> the name that an adapter has for it; nothing for a full model."""
+        return {**self._weights, **self._biases, **self._values} if self.adapter is not None else {}
+
     def has(self, name: str) -> bool:
         """Return whether this model changes, or at least has, the tensor."""
         if self.adapter is not None:

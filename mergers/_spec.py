@@ -6,6 +6,8 @@
       - {path: runs/handwriting/adapter, weight: 0.6}
       - {path: runs/textiles/adapter, weight: 0.4, density: 0.3}
     settings: {density: 0.2, preset: paper}
+    rules:
+      - {match: vision, freeze: true}
     output: adapter
     rank: lossless
 
@@ -14,15 +16,17 @@ Paths are relative to the working directory. All that is wrong is told at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
+from mergers._rules import Rule, check_varying, problems, read_table
 from studio.errors import ConfigError, unknown
 
+T = TypeVar("T")
 Output = Literal["auto", "adapter", "model"]
 OUTPUTS = ("auto", "adapter", "model")
 KEYS = {
@@ -30,6 +34,9 @@ KEYS = {
     "base": "the base model's folder",
     "models": "the models or adapters to merge: path, and settings of its own",
     "settings": "the method's settings for all models",
+    "rules": "what holds for some tensors instead: match, and method, settings or freeze; first match wins",
+    "weights_by_layer": "group -> one weight per model, or stack -> such a row per layer; or a JSON file",
+    "protect": "whether methods that trim or drop leave embeddings and norms whole (yes, unless preset)",
     "output": "adapter, model, or auto: an adapter if all inputs are",
     "rank": "of adapters: lossless, a whole number, or the share of energy to keep (0.99)",
     "seed": "of the random numbers",
@@ -61,6 +68,9 @@ class MergeSpec:
     models: tuple[Model, ...]
     base: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    weights_by_layer: Mapping[str, list[Any]] = field(default_factory=dict)
+    protect: bool | None = None
     output: Output = "auto"
     rank: int | float | Literal["lossless"] = "lossless"
     seed: int = 0
@@ -126,6 +136,13 @@ class MergeSpec:
         settings = data.get("settings") or {}
         if not isinstance(settings, Mapping):
             wrong.append(f"settings must be a mapping, not {settings!r}")
+            settings = {}
+        values = [*settings.items(), *(item for model in models if model for item in model.settings.items())]
+        wrong += [f"{key}: {problem}" for key, value in values for problem in problems(check_varying, value)]
+        rules = [_told(Rule.from_mapping, entry, wrong) for entry in _listed(data.get("rules"))]
+        table = _told(read_table, data.get("weights_by_layer") or {}, wrong)
+        if data.get("protect") not in (None, True, False):
+            wrong.append(f"protect must be true or false, not {data['protect']!r}")
         if data.get("output", "auto") not in OUTPUTS:
             wrong.append(unknown("output", str(data["output"]), OUTPUTS))
         rank = data.get("rank", "lossless")
@@ -147,6 +164,9 @@ class MergeSpec:
             models=tuple(model for model in models if model),
             base=Path(data["base"]) if data.get("base") else None,
             settings=dict(settings),
+            rules=tuple(rule for rule in rules if rule),
+            weights_by_layer=table or {},
+            protect=data.get("protect"),
             output=data.get("output", "auto"),
             rank=rank,
             seed=data.get("seed", 0),
@@ -163,6 +183,9 @@ class MergeSpec:
             **({"base": str(self.base)} if self.base else {}),
             "models": [{"path": str(model.path), **model.settings} for model in self.models],
             "settings": dict(self.settings),
+            **({"rules": [rule.to_mapping() for rule in self.rules]} if self.rules else {}),
+            **({"weights_by_layer": dict(self.weights_by_layer)} if self.weights_by_layer else {}),
+            **({"protect": self.protect} if self.protect is not None else {}),
             "output": self.output,
             "rank": self.rank,
             "seed": self.seed,
@@ -180,6 +203,15 @@ def _model(entry: Any, wrong: list[str]) -> Model | None:
         wrong.append(f"a model is a path or a mapping with a path, not {entry!r}")
         return None
     return Model(path=Path(entry["path"]), settings={k: v for k, v in entry.items() if k != "path"})
+
+
+def _told(read: Callable[[Any], T], value: Any, wrong: list[str]) -> T | None:
+    """Return what reading gives, or None with the sentence that it raises among what is wrong."""
+    try:
+        return read(value)
+    except ConfigError as error:
+        wrong.append(str(error))
+        return None
 
 
 def _listed(value: Any) -> list[Any]:
