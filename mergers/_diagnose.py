@@ -132,7 +132,7 @@ class Diagnosis:
         known = [c for c in pairs if c == c]
         row = [name, str(count), *(_length(n) for n in figures.norms)]
         row += [
-            _text(sum(known) / len(known) if known else None, "{:+.3f}"),
+            _text(sum(known) / len(known) if known else None, "{:+z.3f}"),
             _text(figures.conflict, "{:.1%}"),
         ]
         row += [_text(figures.cancelled, "{:.1%}"), _text(figures.overlap), _text(figures.kept, "{:.1%}")]
@@ -247,10 +247,10 @@ def _carried(figures: Figures, expert: int) -> str:
 
 
 def _length(value: float) -> str:
-    return f"{value:#.3g}" if value else "-"
+    return "-" if not value else f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def _text(value: float | None, form: str = "{:.3f}") -> str:
+def _text(value: float | None, form: str = "{:z.3f}") -> str:
     return "-" if value is None else form.format(value)
 
 

@@ -39,6 +39,7 @@ def heat_maps(found: Diagnosis) -> list[HeatMap]:
                 lambda f: f.overlap,
                 title="Subspace overlap",
                 note=f"How far two experts act in the same directions, from 0 to 1{_by_chance(found)}",
+                middle=found.whole.expected or 0.0,
             ),
         ]
     if found.whole.kept is not None and len(found.models) > 1:
@@ -72,7 +73,7 @@ def by_layer(
     *,
     title: str,
     note: str,
-    form: str = "{:.2f}",
+    form: str = "{:z.2f}",
     middle: float = 0.0,
     warm: bool = False,
 ) -> HeatMap:
@@ -98,7 +99,7 @@ def _cosines(found: Diagnosis) -> HeatMap:
     return HeatMap(
         title="Cosine between the changes",
         note="1: the same direction; 0: nothing in common; below 0: against each other",
-        rows=names, columns=names, values=values, reach=max([0.1, *between]), form="{:+.2f}",
+        rows=names, columns=names, values=values, reach=max([0.1, *between]), form="{:+z.2f}",
     )  # fmt: skip
 
 
@@ -112,7 +113,8 @@ def _norms(found: Diagnosis) -> HeatMap:
     return HeatMap(
         title="Where each expert changed the base",
         note="Length of the change by tower; an empty cell was left alone",
-        rows=found.models, columns=list(towers), values=values, reach=longest, form="{:.3g}",
+        rows=found.models, columns=list(towers), values=values, reach=longest,
+        form="{:,.0f}" if longest >= 100 else "{:.2f}" if longest >= 0.1 else "{:.1e}",
     )  # fmt: skip
 
 

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+#: Characters of a name that are shown on a page.
+LABEL = 18
 #: More columns than this are drawn without numbers.
 NUMBERED = 14
-#: And with more than this a map has a row of the page to itself.
-WIDE = 6
+#: A map that is wider than so many characters has a row of the page to itself.
+WIDE = 58
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#5f6b7d;--paper:#fbfaf8;--card:#fff;--line:#e4e2dc;
@@ -35,7 +37,8 @@ figcaption{margin-bottom:.7rem}figcaption b{display:block}figcaption span{color:
 table{border-collapse:separate}table.map{border-spacing:3px}table.map.dense{border-spacing:1px}
 .map th{font-weight:500;font-size:.85rem;white-space:nowrap;padding:0 .5rem 0 0;text-align:right}
 .map thead th{padding:0 .2rem .2rem;text-align:center;color:var(--soft)}
-.map thead th div{max-width:7rem;overflow:hidden;text-overflow:ellipsis;margin:auto}
+.map th div{max-width:9rem;overflow:hidden;text-overflow:ellipsis;margin-left:auto}
+.map thead th div{max-width:7rem;margin:auto}
 .map td{min-width:3.2rem;height:2.1rem;padding:0 .3rem;text-align:center;border-radius:6px;font-size:.85rem;
 font-variant-numeric:tabular-nums;--of:var(--above);
 background:color-mix(in oklab,var(--of) var(--t,0%),var(--rest))}
@@ -71,7 +74,7 @@ class HeatMap:
     middle: float = 0.0
     reach: float = 1.0
     warm: bool = False
-    form: str = "{:.2f}"
+    form: str = "{:z.2f}"
 
     def strength(self, value: float) -> float:
         """Return the colour of a value from -1 (full copper) over 0 (none) to 1 (full petrol)."""
@@ -82,6 +85,13 @@ class HeatMap:
     def numbered(self) -> bool:
         """Whether there is room for the numbers in the cells."""
         return len(self.columns) <= NUMBERED
+
+    @cached_property
+    def wide(self) -> bool:
+        """Whether the map needs the whole width of a page."""
+        label = min(max(map(len, self.rows), default=0), LABEL)
+        cells = sum(max(7, min(len(name), LABEL - 4) + 1) for name in self.columns)
+        return label + (cells if self.numbered else WIDE) > WIDE
 
     @property
     def legend(self) -> tuple[str, str, str]:
@@ -108,15 +118,15 @@ def page(title: str, parts: Iterable[str], style: str = "") -> str:
 
 def figure(map: HeatMap) -> str:
     """Return a heat map as an HTML figure: a table that reads aloud, with its legend."""
-    head = "".join(f'<th scope="col"><div>{html.escape(name)}</div></th>' for name in _thinned(map))
+    head = "".join(_heading("col", name) for name in _thinned(map))
     rows = []
     for name, values in zip(map.rows, map.values, strict=True):
         cells = [_cell(map, name, column, v) for column, v in zip(map.columns, values, strict=True)]
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
+        rows.append(f"<tr>{_heading('row', name)}{''.join(cells)}</tr>")
     kind = "map" if map.numbered else "map dense"
     low, colours, high = map.legend
     bar = ",".join(f"var(--{name})" for name in colours.split())
-    wide = " class=wide" if len(map.columns) > WIDE else ""
+    wide = " class=wide" if map.wide else ""
     told = f"<b>{html.escape(map.title)}</b><span>{html.escape(map.note)}</span>"
     return (
         f"<figure{wide}><figcaption>{told}</figcaption>"
@@ -137,6 +147,11 @@ def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
     table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="scroll"><table class="plain">{table}</table></div>'
+
+
+def _heading(scope: str, name: str) -> str:
+    shown = html.escape(name)
+    return f'<th scope="{scope}"><div title="{shown}">{shown}</div></th>'
 
 
 def _cell(map: HeatMap, row: str, column: str, value: float | None) -> str:

@@ -22,7 +22,8 @@ REST: Colour = (238, 236, 230)
 ABOVE: Colour = (18, 102, 107)
 BELOW: Colour = (179, 80, 29)
 
-MARGIN, HEAD, GAP, TALL = 48, 84, 4, 44
+MARGIN, HEAD, GAP = 48, 84, 4
+TALL, LOW = 44, 30
 WIDE, NARROW = 92, 26  # a cell with a number in it, and one without
 NAMED = 30  # characters of a name that are shown
 LONG = 12  # of a column's
@@ -51,24 +52,26 @@ def picture(maps: Sequence[HeatMap]) -> bytes:
 
 
 def _grid(draw: ImageDraw, map: HeatMap, left: int, top: int, text: Font, small: Font) -> None:
-    width, step = _width(map), 1 if map.numbered else 4
+    width, tall, step = _width(map), _tall(map), 1 if map.numbered else 4
     for j, name in enumerate(map.columns):
         if j % step == 0:
             middle = left + j * width + width // 2
             draw.text((middle, top - 8), _cut(name, LONG), SOFT, font=small, anchor="ms")
     for i, (name, values) in enumerate(zip(map.rows, map.values, strict=True)):
-        y = top + i * (TALL + GAP)
-        draw.text((left - 12, y + TALL // 2), _cut(name, NAMED), INK, font=text, anchor="rm")
+        y = top + i * (tall + GAP)
+        draw.text((left - 12, y + tall // 2), _cut(name, NAMED), INK, font=text, anchor="rm")
         for j, value in enumerate(values):
             if value is None:
                 continue
             x = left + j * width
             strength = map.strength(value)
-            box = (x, y, x + width - GAP, y + TALL)
-            draw.rounded_rectangle(box, 6, _mix(abs(strength), ABOVE if strength > 0 else BELOW))
+            box = (x, y, x + width - GAP, y + tall)
+            draw.rounded_rectangle(
+                box, 6 if map.numbered else 3, _mix(abs(strength), ABOVE if strength > 0 else BELOW)
+            )
             if map.numbered:
                 ink = (255, 255, 255) if abs(strength) > 0.6 else INK
-                place = ((box[0] + box[2]) // 2, y + TALL // 2)
+                place = ((box[0] + box[2]) // 2, y + tall // 2)
                 draw.text(place, map.form.format(value), ink, font=small, anchor="mm")
 
 
@@ -86,5 +89,9 @@ def _width(map: HeatMap) -> int:
     return max(WIDE, 12 * longest) if map.numbered else NARROW
 
 
+def _tall(map: HeatMap) -> int:
+    return TALL if map.numbered else LOW
+
+
 def _height(map: HeatMap) -> int:
-    return HEAD + len(map.rows) * (TALL + GAP) + MARGIN
+    return HEAD + len(map.rows) * (_tall(map) + GAP) + MARGIN
