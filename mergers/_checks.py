@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergers._spec import MergeSpec
+from mergers._stacks import COUNTS, PER_LAYER
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 
@@ -56,7 +57,7 @@ def check_models(spec: MergeSpec, donor: Checkpoint, models: Mapping[int, Checkp
         if checkpoint.folder.resolve() == donor.folder.resolve():
             continue
         if "config" not in spec.allow:
-            _check_config(donor, checkpoint)
+            _check_config(donor, checkpoint, free_of(spec))
         if "tokenizer" not in spec.allow:
             _check_tokenizer(donor.folder, checkpoint.folder)
         if _differs(donor.folder, checkpoint.folder, "chat_template.jinja"):
@@ -66,12 +67,19 @@ def check_models(spec: MergeSpec, donor: Checkpoint, models: Mapping[int, Checkp
     return notes
 
 
-def _check_config(donor: Checkpoint, other: Checkpoint) -> None:
+def free_of(spec: MergeSpec) -> tuple[str, ...]:
+    """Return the entries of config.json that may differ in this merge: slices count layers anew."""
+    sliced = spec.recipe is not None and not all(module.whole for module in spec.recipe.modules)
+    return (*COUNTS, *PER_LAYER) if sliced else ()
+
+
+def _check_config(donor: Checkpoint, other: Checkpoint, free: Sequence[str] = ()) -> None:
     if not donor.config or not other.config:
         return
     ours, theirs = dict(_flat(donor.config)), dict(_flat(other.config))
     # An entry that only one of them has is a default that the other's library did not write.
-    different = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    both = [key for key in ours if key in theirs and key.rpartition(".")[2] not in free]
+    different = [key for key in both if ours[key] != theirs[key]]
     if different:
         shown = "; ".join(f"{key} is {theirs[key]!r}, not {ours[key]!r}" for key in different[:3])
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""

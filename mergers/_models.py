@@ -6,6 +6,7 @@ types are the base's; every file that is no weight (processor, tokenizer, templa
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,13 @@ from mergers._budget import threads_within
 from mergers._checks import check_models
 from mergers._groups import Groups, Subject, subjects_of, towers_of
 from mergers._inputs import Opened
-from mergers._parts import Part, parts_of
+from mergers._parts import Part, config_of, parts_of
 from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport
 from mergers._resume import Journal
 from mergers._settings import method
-from mergers._sources import FLOATS, Source, tied_name
+from mergers._sources import FLOATS, Input, tied_name
 from mergers._spec import MergeSpec
 from mergers._stream import Done, Work, merge_tensor, survey_model
 from mergers._threads import in_order
@@ -62,11 +63,12 @@ def plan_models(spec: MergeSpec, opened: Opened) -> Plan:
     notes = check_models(spec, donor, full)
     steps: list[Step] = []
     parts = parts_of(spec, opened, donor)
-    subjects = [_subjects(part) for part in parts]
+    subjects = [_subjects(part) if part.choices is None else {} for part in parts]
     everything = [subject for own in subjects for subject in own.values()]
     groups = Groups(subjects=everything, where=str(donor.folder))
     for part, own in zip(parts, subjects, strict=True):
-        steps += _part_steps(spec, part, assign(spec, groups, own, part.numbers))
+        given = part.choices
+        steps += _part_steps(spec, part, assign(spec, groups, own, part.numbers) if given is None else given)
     nbytes = sum(math.prod(s.shape) * BITS[s.stored] // 8 for s in steps if s.action != "drop")
     return Plan(
         spec=spec, kind="model", steps=tuple(steps), warnings=(*opened.warnings, *notes),
@@ -96,7 +98,8 @@ def _part_steps(spec: MergeSpec, part: Part, choices: Mapping[str, Choice]) -> l
                     f"{list(shape)} in {donor.folder}; models of different shapes cannot be merged"
                 )
         choice = choices[name]
-        step = Step(name=name, shape=shape, action="copy", stored=kind, group=choice.group)
+        stored = part.stored.get(name, kind)
+        step = Step(name=name, shape=shape, action="copy", stored=stored, group=choice.group)
         if kind not in FLOATS:
             step = replace(step, why=f"{kind} values are not averaged")
         elif choice.frozen:
@@ -116,7 +119,7 @@ def _part_steps(spec: MergeSpec, part: Part, choices: Mapping[str, Choice]) -> l
     return steps
 
 
-def _extra(spec: MergeSpec, number: int, source: Source, donor: Checkpoint) -> list[Step]:
+def _extra(spec: MergeSpec, number: int, source: Input, donor: Checkpoint) -> list[Step]:
     found = []
     for name in source.extra(donor):
         assert source.checkpoint is not None
@@ -169,6 +172,9 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     lost, total = sum(r.lost for r in results), sum(r.norm**2 for r in reports)
     infinite = sum(r.infinite for r in results)
     copy_companions(donor, folder)
+    config = config_of(spec, opened, donor)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     note = f"{infinite} tensors of the base hold values that are not finite; they were copied as they are"
     return MergeReport(
         out=folder, kind="model", method=spec.method, merged=len(reports), copied=len(results) - len(reports),
@@ -181,7 +187,8 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
 def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
     """Return what the tensors of one part share."""
     return Work(
-        donor=part.donor, base=part.base, sources=part.sources, method=method(spec.method),
+        donor=part.donor, base=part.base, guarded=part.guarded, sources=part.sources,
+        method=method(spec.method),
         place=Place(seed=spec.seed, keys=tuple(keys[n] for n in part.numbers)),
         names=[str(spec.models[n].path) for n in part.numbers],
     )  # fmt: skip

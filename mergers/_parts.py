@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from mergers._assign import Choice
 from mergers._inputs import Opened
-from mergers._sources import Source, sources
+from mergers._sources import Input, sources
 from mergers._spec import MergeSpec
 from studio.checkpoint import Checkpoint
 
@@ -18,15 +20,38 @@ class Part:
     donor     names them, and tells shapes and what is copied; a view, where layers are renumbered
     base      what differences are taken from, by the donor's names; None for methods without one
     sources   the models, by the donor's names; ``numbers`` are their places in the spec
+    guarded   whether the donor's values are the base's: where they are not finite they are copied
+    choices   tensor -> what happens to it, where the slices of a file say so; ``stored`` -> as which type
     """
 
     donor: Checkpoint
     base: Checkpoint | None
-    sources: Sequence[Source]
+    sources: Sequence[Input]
     numbers: tuple[int, ...]
+    guarded: bool = False
+    choices: Mapping[str, Choice] | None = None
+    stored: Mapping[str, str] = field(default_factory=dict)
 
 
 def parts_of(spec: MergeSpec, opened: Opened, donor: Checkpoint) -> list[Part]:
     """Return the parts of a merge into a full model, in the order of the output."""
+    if spec.recipe is not None:
+        from mergers._slices import Slicer
+
+        return Slicer(spec=spec, opened=opened, donor=donor).parts()
     found = sources(opened, donor)
-    return [Part(donor=donor, base=opened.base, sources=found, numbers=tuple(range(len(found))))]
+    return [
+        Part(
+            donor=donor, base=opened.base, guarded=opened.base is not None, sources=found,
+            numbers=tuple(range(len(found))),
+        )
+    ]  # fmt: skip
+
+
+def config_of(spec: MergeSpec, opened: Opened, donor: Checkpoint) -> dict[str, Any] | None:
+    """Return the output's config.json where it is not the donor's, else None."""
+    if spec.recipe is None:
+        return None
+    from mergers._slices import Slicer
+
+    return Slicer(spec=spec, opened=opened, donor=donor).config()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -99,6 +99,12 @@ class Source:
             return lambda begin, end, base: _ground(base) + bias[begin:end]
         return lambda begin, end, base: _ground(base)
 
+    def kind(self, name: str) -> str:
+        """Return as which type the tensor is stored here; an adapter's are the donor's."""
+        if self.checkpoint is not None:
+            return self.checkpoint.entry(self._alias(name)).kind
+        return self.donor.entry(name).kind
+
     def extra(self, donor: Checkpoint) -> list[str]:
         """Return the names of tensors that the donor does not have."""
         return [n for n in self.checkpoint.names() if n not in donor] if self.checkpoint is not None else []
@@ -114,6 +120,52 @@ class Source:
                 raise MergeError(f"{self.checkpoint.folder} lacks the tensor '{name}' of {self.donor.folder}")
             self.aliases[name] = twin
         return self.aliases[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A full model with an adapter baked into it; ``names`` {the donor's name: its own} where they differ."""
+
+    model: Source
+    adapter: Source
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The model under the adapter."""
+        return self.model.checkpoint
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """The adapter's names go by those of the model, not by the donor's."""
+        return {}
+
+    def has(self, name: str) -> bool:
+        """Return whether the model has the tensor."""
+        return self.model.has(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the tensor's shape."""
+        return self.model.shape(name)
+
+    def kind(self, name: str) -> str:
+        """Return as which type the tensor is stored."""
+        return self.model.kind(name)
+
+    def extra(self, donor: Checkpoint) -> list[str]:
+        """Return the names of tensors that the donor does not have."""
+        return self.model.extra(donor)
+
+    def reader(self, name: str) -> Reader:
+        """Return what reads pieces of a tensor: the model's values and what the adapter adds to them."""
+        plain, own = self.model.reader(name), self.names.get(name, name)
+        if not self.adapter.has(own):
+            return plain
+        tuned = self.adapter.reader(own)
+        return lambda begin, end, base: tuned(begin, end, plain(begin, end, None))
+
+
+Input = Source | Tuned
 
 
 def stored(checkpoint: Checkpoint, name: str) -> Reader:

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from mergers._mergekit import Recipe, is_recipe, read
 from mergers._rules import Rule, check_varying, problems, read_table
 from studio.errors import ConfigError, unknown
 
@@ -78,6 +79,7 @@ class MergeSpec:
     threads: int = 0
     shard_size: int = 5_000_000_000
     max_ram: int = 0
+    recipe: Recipe | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path, **changes: Any) -> MergeSpec:
@@ -129,7 +131,9 @@ class MergeSpec:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], where: str = "merge") -> MergeSpec:
-        """Read a merge from a mapping with the keys of a merge file."""
+        """Read a merge from a mapping with the keys of a merge file, ours or mergekit's."""
+        recipe = read(data, where) if is_recipe(data) else None
+        data = recipe.mapping() if recipe else data
         wrong = [unknown("key", key, KEYS) for key in data if key not in KEYS]
         wrong += [f"'{key}' is missing" for key in ("method", "models") if not data.get(key)]
         models = [_model(entry, wrong) for entry in _listed(data.get("models"))]
@@ -174,10 +178,21 @@ class MergeSpec:
             threads=data.get("threads", 0),
             shard_size=sizes["shard_size"] or cls.shard_size,
             max_ram=sizes["max_ram"] or 0,
+            recipe=recipe,
         )
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the merge as a mapping that `from_mapping` reads back to an equal one."""
+        if self.recipe is not None:
+            return self.recipe.to_mapping(
+                {
+                    "seed": self.seed,
+                    "allow": list(self.allow),
+                    "threads": self.threads,
+                    "shard_size": self.shard_size,
+                    "max_ram": self.max_ram,
+                }
+            )
         return {
             "method": self.method,
             **({"base": str(self.base)} if self.base else {}),

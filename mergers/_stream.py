@@ -19,7 +19,7 @@ from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._sources import Reader, Source, stored
+from mergers._sources import Input, Reader, stored
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.shards import ShardWriter
@@ -34,14 +34,15 @@ STRETCHES, STRETCH = 64, 512
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all tensors of a merge share."""
+    """What all tensors of a part share; ``guarded`` says whether the donor's values are the base's."""
 
     donor: Checkpoint
     base: Checkpoint | None
-    sources: Sequence[Source]
+    sources: Sequence[Input]
     method: ModuleType
     place: Place
     names: Sequence[str]
+    guarded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Tensors:
     def read(self, begin: int, end: int) -> tuple[list[Tensor], Tensor | None]:
         """Return the models' and the base's elements ``begin <= i < end``, all of them finite."""
         ground = self._ground(begin, end, None)
-        if self.work.base is not None and not is_finite(ground):
+        if self.work.guarded and not is_finite(ground):
             raise _Infinite
         found = []
         for reader, name in zip(self._readers, self.work.names, strict=True):
