@@ -336,14 +336,18 @@ def test_what_cannot_be_compared_is_told(adapters: list[Path], tmp_path: Path) -
 
 
 def test_the_command_line_diagnoses_before_a_merge_and_with_it(
-    adapters: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    adapters: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     command = ["merge", "--method", "ties", *map(str, adapters), "--diagnose", str(tmp_path / "page")]
     assert main([*command, "--dry-run"]) == 0
     assert json.loads((tmp_path / "page/diagnosis.json").read_text())["merged"] is None
     assert main([*command, "-o", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "page/diagnosis.json").read_text())["whole"]["norm_ratio"] > 0
-    assert "merged / longest" in capsys.readouterr().out
+    assert "the merged change carries" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     assert main([*command[:-1], str(tmp_path / "file"), "-o", str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()
