@@ -21,6 +21,7 @@ CHECKS = {
     "overwrite": "an output folder that no merge made",
     "quantized": "weights that are codes, not values",
     "extra": "tensors that the base does not have",
+    "tied": "an adapter on a table that embedding and head share",
     "norm": "a result much longer or shorter than what went in",
 }
 

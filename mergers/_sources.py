@@ -47,6 +47,9 @@ class Source:
             if self.adapter.has_bias(module):
                 bias = tensor.removesuffix("weight") + "bias"
                 if bias not in self.donor:
+                    change = self.adapter.factors(module).bias
+                    if change is None or not change.any():
+                        continue  # PEFT asks for all biases or none, so that zeros fill up
                     raise MergeError(
                         f"{self.adapter.folder} trains a bias of '{module}', which the base lacks; "
                         "only an adapter can hold it (output: adapter)"
