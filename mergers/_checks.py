@@ -42,6 +42,8 @@ FREE = (
     "initializer_range",
     "gradient_checkpointing",
 )
+#: What depends on the vocabulary.
+WORDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 
 
@@ -59,7 +61,7 @@ def check_models(spec: MergeSpec, donor: Checkpoint, models: Mapping[int, Checkp
             continue
         if "config" not in spec.allow:
             _check_config(donor, checkpoint, free_of(spec))
-        if "tokenizer" not in spec.allow:
+        if "tokenizer" not in spec.allow and not (spec.recipe and spec.recipe.tokenizer):
             _check_tokenizer(donor.folder, checkpoint.folder)
         if _differs(donor.folder, checkpoint.folder, "chat_template.jinja"):
             notes.append(
@@ -69,9 +71,11 @@ def check_models(spec: MergeSpec, donor: Checkpoint, models: Mapping[int, Checkp
 
 
 def free_of(spec: MergeSpec) -> tuple[str, ...]:
-    """Return the entries of config.json that may differ in this merge: slices count layers anew."""
-    sliced = spec.recipe is not None and not all(module.whole for module in spec.recipe.modules)
-    return (*COUNTS, *PER_LAYER) if sliced else ()
+    """Return the entries of config.json that may differ, since slices and tokenizer_source settle them."""
+    recipe = spec.recipe
+    sliced = recipe is not None and not all(module.whole for module in recipe.modules)
+    words = recipe is not None and recipe.tokenizer
+    return (*((*COUNTS, *PER_LAYER) if sliced else ()), *(WORDS if words else ()))
 
 
 def _check_config(donor: Checkpoint, other: Checkpoint, free: Sequence[str] = ()) -> None:
@@ -106,7 +110,7 @@ def _check_tokenizer(donor: Path, other: Path) -> None:
             continue
         why = f"{name} differs"
         if name == "tokenizer.json":
-            token = _first_difference(_vocabulary(donor / name), _vocabulary(other / name))
+            token = _first_difference(vocabulary(donor / name), vocabulary(other / name))
             if token is None:
                 continue  # the same numbers for the same words; only how the file was written differs
             why = f"'{token}' has another number"
@@ -124,7 +128,7 @@ def _differs(donor: Path, other: Path, name: str) -> bool:
     return hashlib.sha256(one.read_bytes()).digest() != hashlib.sha256(two.read_bytes()).digest()
 
 
-def _vocabulary(file: Path) -> dict[str, int]:
+def vocabulary(file: Path) -> dict[str, int]:
     """Return token -> number, added and special tokens included."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

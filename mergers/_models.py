@@ -6,7 +6,6 @@ types are the base's; every file that is no weight (processor, tokenizer, templa
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from mergers._budget import threads_within
 from mergers._checks import check_models
 from mergers._groups import Groups, Subject, subjects_of, towers_of
 from mergers._inputs import Opened
-from mergers._parts import Part, config_of, parts_of
+from mergers._parts import Part, adjust_companions, parts_of
 from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport
@@ -89,7 +88,7 @@ def _subjects(part: Part) -> dict[str, Subject]:
 def _part_steps(spec: MergeSpec, part: Part, choices: Mapping[str, Choice]) -> list[Step]:
     steps, donor = [], part.donor
     for name in donor.names():
-        shape, kind = donor.shape(name), donor.entry(name).kind
+        shape, kind = part.shapes.get(name, donor.shape(name)), donor.entry(name).kind
         owners = tuple(n for n, source in zip(part.numbers, part.sources, strict=True) if source.has(name))
         for n, source in zip(part.numbers, part.sources, strict=True):
             if source.has(name) and source.shape(name) != shape:
@@ -172,9 +171,7 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     lost, total = sum(r.lost for r in results), sum(r.norm**2 for r in reports)
     infinite = sum(r.infinite for r in results)
     copy_companions(donor, folder)
-    config = config_of(spec, opened, donor)
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    adjust_companions(spec, opened, donor, folder)
     note = f"{infinite} tensors of the base hold values that are not finite; they were copied as they are"
     return MergeReport(
         out=folder, kind="model", method=spec.method, merged=len(reports), copied=len(results) - len(reports),
@@ -188,7 +185,7 @@ def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
     """Return what the tensors of one part share."""
     return Work(
         donor=part.donor, base=part.base, guarded=part.guarded, sources=part.sources,
-        method=method(spec.method),
+        ground=part.ground, method=method(spec.method),
         place=Place(seed=spec.seed, keys=tuple(keys[n] for n in part.numbers)),
         names=[str(spec.models[n].path) for n in part.numbers],
     )  # fmt: skip

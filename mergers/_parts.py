@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 from mergers._assign import Choice
 from mergers._inputs import Opened
@@ -22,6 +22,7 @@ class Part:
     sources   the models, by the donor's names; ``numbers`` are their places in the spec
     guarded   whether the donor's values are the base's: where they are not finite they are copied
     choices   tensor -> what happens to it, where the slices of a file say so; ``stored`` -> as which type
+    shapes    tensor -> its shape where it is not the donor's, whose values are then read by ``ground``
     """
 
     donor: Checkpoint
@@ -31,6 +32,8 @@ class Part:
     guarded: bool = False
     choices: Mapping[str, Choice] | None = None
     stored: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ground: Input | None = None
 
 
 def parts_of(spec: MergeSpec, opened: Opened, donor: Checkpoint) -> list[Part]:
@@ -48,10 +51,9 @@ def parts_of(spec: MergeSpec, opened: Opened, donor: Checkpoint) -> list[Part]:
     ]  # fmt: skip
 
 
-def config_of(spec: MergeSpec, opened: Opened, donor: Checkpoint) -> dict[str, Any] | None:
-    """Return the output's config.json where it is not the donor's, else None."""
-    if spec.recipe is None:
-        return None
-    from mergers._slices import Slicer
+def adjust_companions(spec: MergeSpec, opened: Opened, donor: Checkpoint, folder: Path) -> None:
+    """Change the donor's configuration and tokenizer in a finished output where a file asks for others."""
+    if spec.recipe is not None:
+        from mergers._slices import Slicer
 
-    return Slicer(spec=spec, opened=opened, donor=donor).config()
+        Slicer(spec=spec, opened=opened, donor=donor).adjust(folder)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from mergers._settings import method, rehearse
 from mergers._sources import FLOATS, Input, Source, Tuned, tied_name
 from mergers._spec import MergeSpec
 from mergers._stacks import Stack, comes_before, depth, language_names, only_stack, sliced_config, stacks
+from mergers._tokenizer import Words, vocabulary_size, with_size
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import ConfigError, MergeError
@@ -80,8 +82,21 @@ class Slicer:
             found.append(self._copied({name: name for name in left}))
         return found
 
+    @cached_property
+    def words(self) -> Words | None:
+        """The output's vocabulary and each model's rows for it; None where all models have just that one."""
+        recipe = self.spec.recipe
+        assert recipe is not None
+        return Words.of(recipe.tokenizer, self.donor, self.checkpoints) if recipe.tokenizer else None
+
+    def adjust(self, folder: Path) -> None:
+        """Give a finished output its configuration, and its tokenizer where that is not the donor's."""
+        (folder / "config.json").write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
+        if self.words is not None:
+            self.words.vocabulary.write(folder)
+
     def config(self) -> dict[str, Any]:
-        """Return the output's configuration: layers counted anew, and the type of its tensors."""
+        """Return the output's configuration: layers counted anew, the vocabulary and the tensors' type."""
         recipe = self.spec.recipe
         assert recipe is not None
         config = dict(self.donor.config)
@@ -94,6 +109,8 @@ class Slicer:
                     assert first.layers is not None
                     layers += [(self.checkpoints[first.model], i) for i in range(*first.layers)]
                 config = sliced_config(config, stack, layers)
+        if self.words is not None:
+            config = with_size(config, vocabulary_size(self.donor), len(self.words.vocabulary.words))
         if recipe.stored:
             config = _typed(config, TORCH_NAMES[recipe.stored])
         return config
@@ -217,7 +234,11 @@ class Slicer:
         taken = list(piece.sources if rule.takes_base else piece.inputs)
         if rule.takes_base and rule.base == "needed":  # from the base to the other
             taken.sort(key=lambda one: one.model != piece.base)
-        made = [self._source(one.model, donor, views[one.model]) for one in taken]
+        peers = {one.model: self._source(one.model, donor, views[one.model]) for one in piece.sources}
+        tables = self.words.tensors & set(names) if self.words else frozenset[str]()
+        if self.words is not None and tables:
+            peers = self.words.align(peers, piece.base, tables)
+        made = [peers[one.model] for one in taken]
         shared = (piece.parameters, module.parameters, recipe.parameters)
         towers, known = towers_of(self.donor.config), set[str]()
         choices: dict[str, Choice] = {}
@@ -225,13 +246,16 @@ class Slicer:
             label = group_of(name, towers).label
             choices[name] = Choice(group=label)
             if not taken or donor.entry(name).kind not in FLOATS:
+                if name in tables:
+                    raise MergeError(f"tokenizer_source cannot align '{name}', which nothing is merged with")
                 continue
             inputs = [
                 ((views[one.model] or names).get(name, name), (one.parameters, *shared)) for one in taken
             ]
             values = resolve(recipe.method, inputs, shared, name, deep(name))
             settings = {**module_of.PRESETS["mergekit"], **translate(recipe.method, values)}
-            if recipe.method == "passthrough" and settings["scale"] == 1 and lead.model.adapter is None:
+            plain = recipe.method == "passthrough" and settings["scale"] == 1 and lead.model.adapter is None
+            if plain and name not in tables:
                 continue  # copied as it is
             key = json.dumps(settings)
             if key not in known:
@@ -247,6 +271,8 @@ class Slicer:
             numbers=tuple(recipe.models.index(one.model) for one in taken),
             choices=choices,
             stored={name: self._kind(donor, made, name) for name in names},
+            shapes={name: peers[lead.model].shape(name) for name in tables},
+            ground=peers[lead.model] if tables else None,
         )
 
     def _source(self, reference: Reference, donor: Checkpoint, names: Mapping[str, str] | None) -> Input:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,33 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 #: Reads the elements begin <= i < end of a flattened tensor, given the base's values there.
 Reader = Callable[[int, int, Tensor | None], Tensor]
+
+
+class Input(Protocol):
+    """A model to merge, by the donor's tensor names."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The full model, if it is one."""
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """Tensor name -> the name that an adapter has for it."""
+
+    def has(self, name: str) -> bool:
+        """Return whether this model changes, or at least has, the tensor."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the tensor's shape here."""
+
+    def kind(self, name: str) -> str:
+        """Return as which type the tensor is stored here."""
+
+    def extra(self, donor: Checkpoint) -> list[str]:
+        """Return the names of tensors that the donor does not have."""
+
+    def reader(self, name: str) -> Reader:
+        """Return what reads pieces of a tensor as this model has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +194,6 @@ class Tuned:
             return plain
         tuned = self.adapter.reader(own)
         return lambda begin, end, base: tuned(begin, end, plain(begin, end, None))
-
-
-Input = Source | Tuned
 
 
 def stored(checkpoint: Checkpoint, name: str) -> Reader:

@@ -19,7 +19,7 @@ from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._sources import Input, Reader, stored
+from mergers._sources import Input, stored
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.shards import ShardWriter
@@ -34,7 +34,10 @@ STRETCHES, STRETCH = 64, 512
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all tensors of a part share; ``guarded`` says whether the donor's values are the base's."""
+    """What all tensors of a part share; ``guarded`` says whether the donor's values are the base's.
+
+    ``ground`` is what the donor's values are read by, where it is not by their place in its files.
+    """
 
     donor: Checkpoint
     base: Checkpoint | None
@@ -43,6 +46,7 @@ class Work:
     place: Place
     names: Sequence[str]
     guarded: bool = False
+    ground: Input | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,8 @@ class Tensors:
         self.numel = math.prod(step.shape)
         self.size = piece_size(work.method, step.shape)
         self.place = replace(place, tensor=step.name)
-        self._ground: Reader = stored(work.donor, step.name)
+        ground = work.ground
+        self._ground = ground.reader(step.name) if ground else stored(work.donor, step.name)
         self._readers = [source.reader(step.name) for source in work.sources]
 
     def read(self, begin: int, end: int) -> tuple[list[Tensor], Tensor | None]:
