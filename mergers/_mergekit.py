@@ -102,18 +102,16 @@ class Recipe:
 
     def to_mapping(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the file says, with our own keys as they are now."""
-        return {key: value for key, value in self.given.items() if key not in OURS} | dict(own)
+        return {**self.given, **own}
 
     def mapping(self) -> dict[str, Any]:
-        """Return method, base, models and our own keys as a merge file of ours has them."""
-        own = {key: self.given[key] for key in OURS if key in self.given}
+        """Return method, base and models as a merge file of ours has them."""
         base = self.base or self.models[0]
         return {
             "method": self.method,
             "base": str(base.model),
             "models": [str(reference.path) for reference in self.models],
             "output": "model",
-            **own,
         }
 
 
@@ -180,7 +178,7 @@ class _Reader:
         else:
             modules = (self._module("", {shapes[0]: given[shapes[0]]}, method, base),)
         recipe = Recipe(
-            given=given,
+            given={key: value for key, value in given.items() if key not in OURS},
             method=method,
             base=base,
             modules=modules,

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from mergers._mergekit import Recipe, is_recipe, read
+from mergers._mergekit import OURS, Recipe, is_recipe, read
 from mergers._rules import Rule, check_varying, problems, read_table
 from studio.errors import ConfigError, unknown
 
@@ -33,7 +33,7 @@ OUTPUTS = ("auto", "adapter", "model")
 KEYS = {
     "method": "the merge method, a file in mergers/",
     "base": "the base model's folder",
-    "models": "the models or adapters to merge: path, and settings of its own",
+    "models": "the models or adapters to merge: path, settings of its own, and statistics (a file)",
     "settings": "the method's settings for all models",
     "rules": "what holds for some tensors instead: match, and method, settings or freeze; first match wins",
     "weights_by_layer": "group -> one weight per model, or stack -> such a row per layer; or a JSON file",
@@ -50,15 +50,25 @@ KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One input: a folder with a full model or an adapter, and the settings that hold for it alone."""
+    """One input: a folder with a full model or an adapter, and the settings that hold for it alone.
+
+    ``statistics`` is a file made by the recipe of that name, or the folder that it wrote: what the model's
+    own data says of its weights, for methods that ask.
+    """
 
     path: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Path | None = None
 
     @property
     def name(self) -> str:
         """How messages call it: the last two parts of its path."""
         return "/".join(self.path.parts[-2:])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the model as a merge file has it."""
+        told = {"statistics": str(self.statistics)} if self.statistics else {}
+        return {"path": str(self.path), **told, **self.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +143,8 @@ class MergeSpec:
     def from_mapping(cls, data: Mapping[str, Any], where: str = "merge") -> MergeSpec:
         """Read a merge from a mapping with the keys of a merge file, ours or mergekit's."""
         recipe = read(data, where) if is_recipe(data) else None
-        data = recipe.mapping() if recipe else data
+        if recipe is not None:
+            data = {**recipe.mapping(), **{key: data[key] for key in OURS if key in data}}
         wrong = [unknown("key", key, KEYS) for key in data if key not in KEYS]
         wrong += [f"'{key}' is missing" for key in ("method", "models") if not data.get(key)]
         models = [_model(entry, wrong) for entry in _listed(data.get("models"))]
@@ -196,7 +207,7 @@ class MergeSpec:
         return {
             "method": self.method,
             **({"base": str(self.base)} if self.base else {}),
-            "models": [{"path": str(model.path), **model.settings} for model in self.models],
+            "models": [model.to_mapping() for model in self.models],
             "settings": dict(self.settings),
             **({"rules": [rule.to_mapping() for rule in self.rules]} if self.rules else {}),
             **({"weights_by_layer": dict(self.weights_by_layer)} if self.weights_by_layer else {}),
@@ -217,7 +228,12 @@ def _model(entry: Any, wrong: list[str]) -> Model | None:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), (str, Path)):
         wrong.append(f"a model is a path or a mapping with a path, not {entry!r}")
         return None
-    return Model(path=Path(entry["path"]), settings={k: v for k, v in entry.items() if k != "path"})
+    told = entry.get("statistics")
+    if not isinstance(told, (str, Path, type(None))):
+        wrong.append(f"statistics of a model are a file or a folder, not {told!r}")
+        told = None
+    settings = {k: v for k, v in entry.items() if k not in ("path", "statistics")}
+    return Model(path=Path(entry["path"]), settings=settings, statistics=Path(told) if told else None)
 
 
 def _told(read: Callable[[Any], T], value: Any, wrong: list[str]) -> T | None:
