@@ -23,6 +23,7 @@ from mergers._report import MergeReport, ModuleReport
 from mergers._settings import method
 from mergers._spec import MergeSpec
 from mergers._threads import in_order, workers
+from mergers._told import Telling
 from studio.adapter_files import fill_adapter
 from studio.adapters import Factors
 from studio.checkpoint import Checkpoint
@@ -83,6 +84,8 @@ def plan_adapters(spec: MergeSpec, opened: Opened) -> Plan:
     steps = _assigned(spec, opened, steps, stored)
     if all(step.action != "merge" for step in steps if step.why != WHOLE):
         raise MergeError("the rules freeze every module of these adapters; nothing is left to merge")
+    telling = Telling(spec.models, opened, (step.method for step in steps if step.method), spec.allow)
+    steps = [telling.checked(step, stored.get(step.name, step.name)) for step in steps]
     return Plan(spec=spec, kind="adapter", steps=tuple(steps), warnings=opened.warnings)
 
 
@@ -147,12 +150,14 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         weight_of=lambda name: _base_tensor(base, names[name]),
         bias_of=lambda name: _base_tensor(base, names[name].removesuffix("weight") + "bias"),
     )
+    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
     places = _places(inputs, modules)
     log.stage(f"merge {spec.method}", len(planned.steps), "tensors")
 
     def one(step: Step) -> tuple[str, Factors, ModuleReport]:
-        own = replace(inputs, method=method(step.method))
-        return step.name, *merge_module(own, step.name, step.settings, places[step.name])
+        own, place = replace(inputs, method=method(step.method)), places[step.name]
+        place = replace(place, statistics=telling.whole(step, place.tensor))
+        return step.name, *merge_module(own, step.name, step.settings, place)
 
     factors: dict[str, Factors] = {}
     reports: list[ModuleReport] = []
@@ -176,6 +181,7 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
                 values[step.name] = ground.to(torch.float32)
                 log.advance(1)
                 continue
+            place = replace(place, statistics=telling.whole(step, place.tensor))
             own = replace(inputs, method=method(step.method))
             merged, report = merge_value(own, step.name, ground, step.settings, place)
             values[step.name] = merged.to(torch.float32)

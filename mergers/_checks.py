@@ -22,6 +22,7 @@ CHECKS = {
     "quantized": "weights that are codes, not values",
     "extra": "tensors that the base does not have",
     "tied": "an adapter on a table that embedding and head share",
+    "statistics": "statistics of other weights than those that are merged",
     "norm": "a result much longer or shorter than what went in",
 }
 

@@ -15,10 +15,12 @@ import torch
 from mergers._inputs import Opened
 from mergers._plan import Plan
 from mergers._report import MergeReport
+from mergers._told import kind_of, statistics_file
 from studio.adapter_format import read_json
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError
+from studio.files import sha256_file
 
 LOCK = "merge.lock.json"
 
@@ -40,6 +42,7 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
     lock: dict[str, Any] = {
         "recipe": planned.spec.to_mapping(),
         "inputs": [_input(model) for model in opened.models],
+        "statistics": _statistics(planned),
         "base": _input(opened.base) if opened.base is not None else None,
         "output": {"kind": planned.kind, "fingerprint": result},
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "triptych": _version()},
@@ -68,7 +71,17 @@ def differences(folder: Path) -> list[str]:
             found.append(f"the input {path} is gone")
         elif Checkpoint(path).fingerprint() != item["fingerprint"]:
             found.append(f"the input {path} has changed since the merge")
+    for file, digest in lock.get("statistics", {}).items():
+        if not Path(file).is_file() or sha256_file(file) != digest:
+            found.append(f"the statistics {file} are gone or have changed since the merge")
     return found
+
+
+def _statistics(planned: Plan) -> dict[str, str]:
+    """Return the statistics files that the merge used, with their sha256."""
+    kinds = {kind for step in planned.steps if step.method and (kind := kind_of(step.method))}
+    files = [statistics_file(model, kind) for model in planned.spec.models for kind in sorted(kinds)]
+    return {str(file): sha256_file(file) for file in files if file is not None}
 
 
 def recipe(folder: Path) -> tuple[dict[str, Any], str]:

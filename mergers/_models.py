@@ -29,6 +29,7 @@ from mergers._sources import FLOATS, Input, tied_name
 from mergers._spec import MergeSpec
 from mergers._stream import Done, Work, merge_tensor, survey_model
 from mergers._threads import in_order
+from mergers._told import Telling
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.log import Log
@@ -68,6 +69,8 @@ def plan_models(spec: MergeSpec, opened: Opened) -> Plan:
     for part, own in zip(parts, subjects, strict=True):
         given = part.choices
         steps += _part_steps(spec, part, assign(spec, groups, own, part.numbers) if given is None else given)
+    telling = Telling(spec.models, opened, (step.method for step in steps if step.method), spec.allow)
+    steps = [telling.checked(step, step.name) for step in steps]
     nbytes = sum(math.prod(s.shape) * BITS[s.stored] // 8 for s in steps if s.action != "drop")
     return Plan(
         spec=spec, kind="model", steps=tuple(steps), warnings=(*opened.warnings, *notes),
@@ -139,6 +142,7 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     spec = planned.spec
     donor = donor_of(spec, opened)
     keys = _lock.model_keys(opened)
+    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
     works = [_work(spec, part, keys) for part in parts_of(spec, opened, donor)]
     work_of = {name: work for work in works for name in work.donor.names()}
     threads = threads_within(planned, works[0].method)
@@ -156,7 +160,9 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
         surveys = _surveys(works[0], kept) if left else {}
 
         def one(step: Step) -> tuple[str, Done]:
-            work = replace(work_of[step.name], method=method(step.method or spec.method))
+            own = work_of[step.name]
+            told = telling.told(step.method, own.numbers)
+            work = replace(own, method=method(step.method or spec.method), told=told)
             found, offset = surveys.get(step.name, (None, 0))
             return step.name, merge_tensor(
                 work, step, writer, replace(work.place, survey=found, offset=offset)
@@ -187,7 +193,7 @@ def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
         donor=part.donor, base=part.base, guarded=part.guarded, sources=part.sources,
         ground=part.ground, method=method(spec.method),
         place=Place(seed=spec.seed, keys=tuple(keys[n] for n in part.numbers)),
-        names=[str(spec.models[n].path) for n in part.numbers],
+        names=[str(spec.models[n].path) for n in part.numbers], numbers=part.numbers,
     )  # fmt: skip
 
 

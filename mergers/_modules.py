@@ -157,7 +157,7 @@ def merge_bias(
     zero = torch.zeros_like(next(iter(changes.values())))
     tensors = [changes.get(i, zero) for i in range(len(inputs.adapters))]
     tensor = inputs.tensor_name(name).removesuffix("weight") + "bias"
-    return inputs.merge(tensors, None, replace(place, tensor=tensor, survey=None), settings)
+    return inputs.merge(tensors, None, replace(place, tensor=tensor, survey=None, statistics=None), settings)
 
 
 def merge_value(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Place:
     tensor   name of the tensor; ``seed`` and ``keys`` (one per model) complete the key of random numbers
     start    index of the first element within the tensor; ``offset`` of the tensor within the model
     survey   what the method's ``survey`` found in the whole tensor or model, or None: the call has it all
+    statistics  per model what its data says of these values, or None; see a method's ``STATISTICS``
     """
 
     tensor: str = ""
@@ -26,6 +27,7 @@ class Place:
     start: int = 0
     offset: int = 0
     survey: Any = None
+    statistics: Sequence[Tensor] | None = None
 
     def random_key(self, model: int) -> int:
         """Return the key of the random numbers for one model's tensor."""

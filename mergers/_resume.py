@@ -23,9 +23,11 @@ import torch
 
 from mergers._inputs import Opened
 from mergers._plan import Plan
+from mergers._told import statistics_file
 from studio.adapters import Adapter
 from studio.errors import MergeError
 from studio.files import atomic_folder
+from studio.statistics import KINDS as STATISTICS
 
 JOURNAL = ".journal"
 #: Seconds of work that a kill may cost.
@@ -75,6 +77,9 @@ def merge_key(planned: Plan, opened: Opened) -> str:
     recipe = {k: v for k, v in planned.spec.to_mapping().items() if k not in ("threads", "max_ram")}
     checkpoints = [m.checkpoint if isinstance(m, Adapter) else m for m in opened.models]
     files = [f for c in (*checkpoints, *([opened.base] if opened.base else [])) for f in c.files]
+    for kind in STATISTICS:
+        told = (statistics_file(model, kind) for model in planned.spec.models)
+        files += [file for file in told if file is not None and file.is_file()]
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     versions = [sys.version, torch.__version__, planned.donor]
     return sha256(json.dumps([recipe, stats, versions], default=str).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ A piece has a fixed size, so the result depends neither on the memory nor on the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -28,6 +28,8 @@ from studio.tensorfile import torch_type
 PIECE = 1 << 17
 #: One piece in so many is measured for the report's figures.
 MEASURED = 8
+#: Gives what the models' data says of some elements of a tensor, or None where it says nothing.
+Told = Callable[[str, int, int], Sequence[Tensor] | None]
 #: A survey's sample: so many stretches of so many elements, spread evenly.
 STRETCHES, STRETCH = 64, 512
 
@@ -36,7 +38,10 @@ STRETCHES, STRETCH = 64, 512
 class Work:
     """What all tensors of a part share; ``guarded`` says whether the donor's values are the base's.
 
-    ``ground`` is what the donor's values are read by, where it is not by their place in its files.
+    ``numbers`` are the places of the part's models in the spec.
+
+    ``ground`` is what the donor's values are read by, where it is not by their place in its files; ``told``
+    gives the statistics that the method asks for.
     """
 
     donor: Checkpoint
@@ -45,8 +50,10 @@ class Work:
     method: ModuleType
     place: Place
     names: Sequence[str]
+    numbers: Sequence[int] = ()
     guarded: bool = False
     ground: Input | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +207,8 @@ def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
     measure = _Measure(len(work.sources))
     for number, begin in enumerate(range(0, numel, size)):
         values, base = tensors.shaped(begin)
-        extra = {"place": replace(place, start=begin)} if wants_place else {}
+        told = work.told(step.name, begin, begin + values[0].numel()) if work.told is not None else None
+        extra = {"place": replace(place, start=begin, statistics=told)} if wants_place else {}
         merged: Tensor = method.merge(values, base, **extra, **step.settings).reshape(-1)
         stored = merged.to(dtype)
         if not is_finite(stored):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _STALE = 3600.0  # seconds after which what a dead process left behind is swept away
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -26,13 +27,25 @@ def atomic_write(path: Path | str, data: bytes | str) -> Path:
     Raises:
         OSError: if the disk is full or the folder cannot be written; the old file is as it was.
     """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
+    """Yield a temporary sibling, open for bytes, that takes the place of ``path`` when the block ends well.
+
+    Raises:
+        OSError: as `atomic_write` does.
+    """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
     temporary = _sibling(target)
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -40,7 +53,6 @@ def atomic_write(path: Path | str, data: bytes | str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
-    return Path(path)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -39,10 +40,36 @@ def _place(count: int, order: tuple[int, ...] | None = None) -> Place:
     return Place(tensor="some.weight", seed=3, keys=tuple(keys[i] for i in order or range(count)))
 
 
+def _statistics(module: ModuleType, shape: tuple[int, ...], key: str) -> Tensor:
+    """What a model's data might say of a tensor, drawn by the model's key so that it goes with the model."""
+    draw = torch.Generator().manual_seed(hash_of(key))
+    if module.STATISTICS == "fisher":
+        return torch.rand(shape, generator=draw)
+    inputs = torch.randn(3 * shape[-1], shape[-1], generator=draw)
+    return inputs.T @ inputs
+
+
+def hash_of(key: str) -> int:
+    return sum(ord(letter) << (i % 24) for i, letter in enumerate(key))
+
+
 def _call(
-    module: ModuleType, tensors: list[Tensor], base: Tensor | None, place: Place, **settings: Any
+    module: ModuleType,
+    tensors: list[Tensor],
+    base: Tensor | None,
+    place: Place,
+    whole: tuple[int, ...] | None = None,
+    **settings: Any,
 ) -> Tensor:
     extra = {"place": place} if "place" in (module.merge.__kwdefaults__ or {}) else {}
+    shape = whole or tuple(tensors[0].shape)
+    kind = getattr(module, "STATISTICS", None)
+    if kind == "fisher" or (kind == "gram" and len(shape) == 2):
+        told = [_statistics(module, shape, key) for key in place.keys]
+        if kind == "fisher":
+            own = slice(place.start, place.start + tensors[0].numel())
+            told = [values.flatten()[own] for values in told]
+        extra["place"] = replace(place, statistics=told)
     return module.merge(tensors, base, **extra, **settings)
 
 
@@ -200,7 +227,7 @@ def _in_pieces(module: ModuleType, tensors: list[Tensor], base: Tensor, **settin
         cut = slice(begin, begin + size)
         done.append(_call(
             module, [t.flatten()[cut].view(shape) for t in tensors], base.flatten()[cut].view(shape),
-            Place(**{**vars(place), "start": begin, "survey": survey}), **settings,
+            Place(**{**vars(place), "start": begin, "survey": survey}), tuple(base.shape), **settings,
         ).flatten())  # fmt: skip
     return torch.cat(done).view(base.shape)
 
