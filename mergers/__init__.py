@@ -11,6 +11,7 @@ Importing this package imports no torch; `plan` and `merge` do.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from mergers._spec import MergeSpec, Model
@@ -19,22 +20,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mergers._bake import bake
     from mergers._diagnose import Diagnosis
+    from mergers._diff import diff
+    from mergers._differences import Diff
     from mergers._estimate import Estimate
+    from mergers._extract import Extraction, extract
     from mergers._plan import Plan
     from mergers._report import MergeReport
+    from mergers._unmerge import unmerge
     from studio.log import Log
 
 __all__ = [
+    "Diff",
+    "Extraction",
     "MergeReport",
     "MergeSpec",
     "Model",
     "Plan",
+    "bake",
     "diagnose",
+    "diff",
     "estimate",
+    "extract",
     "merge",
     "plan",
     "replay",
+    "unmerge",
     "verify",
 ]
 
@@ -112,14 +124,21 @@ def replay(folder: str | Path, out: str | Path, log: Log | None = None) -> Merge
     return _engine.replay(folder, out, log)
 
 
+#: What needs torch -> the module that it is imported from when it is used.
+_LATER = {
+    "Diff": "_differences",
+    "Extraction": "_extract",
+    "MergeReport": "_report",
+    "Plan": "_plan",
+    "bake": "_bake",
+    "diff": "_diff",
+    "extract": "_extract",
+    "unmerge": "_unmerge",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is used."""
-    if name == "Plan":
-        from mergers._plan import Plan
-
-        return Plan
-    if name == "MergeReport":
-        from mergers._report import MergeReport
-
-        return MergeReport
+    if name in _LATER:
+        return getattr(importlib.import_module(f"mergers.{_LATER[name]}"), name)
     raise AttributeError(f"module 'mergers' has no attribute '{name}'")

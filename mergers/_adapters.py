@@ -198,6 +198,7 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         base_fingerprint=fingerprint or (base.fingerprint() if base else ""),
         family=next((a.family for a in adapters if a.family), ""),
         note={"made_by": "merge", "method": spec.method},
+        tied={copy: name for a in adapters for copy, name in a.tied.items()},
     )
     return MergeReport(
         out=folder,

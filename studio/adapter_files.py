@@ -52,8 +52,12 @@ def fill_adapter(
     values: Mapping[str, Tensor] | None,
     dtype: torch.dtype,
     note: Mapping[str, Any] | None,
+    tied: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the three files of an adapter into an existing folder."""
+    """Write the three files of an adapter into an existing folder.
+
+    ``tied`` names modules' tensors that are the same as one of ``values``, which PEFT wants for each module.
+    """
     if not modules:
         raise CheckpointError(f"{folder}: an adapter without modules cannot be written")
     tensors: dict[str, Tensor] = {}
@@ -61,7 +65,10 @@ def fill_adapter(
     for name, factors in modules.items():
         ranks[name] = factors.rank
         tensors |= {f"{PREFIX}{name}{key}": cast(t, dtype) for key, t in _stored(factors).items()}
-    for name, value in (values or {}).items():
+    whole = dict(values or {})
+    copies = {copy: name for copy, name in (tied or {}).items() if name in whole}
+    whole |= {copy: whole[name].clone() for copy, name in copies.items()}
+    for name, value in whole.items():
         tensors[PREFIX + name] = value.contiguous()
     kinds = {factors.kind for factors in modules.values()}
     config = adapter_config(
@@ -70,10 +77,11 @@ def fill_adapter(
         use_dora=any(f.magnitude is not None for f in modules.values()),
         lora_bias=any(f.bias is not None for f in modules.values()),
         fan_in_fan_out="transposed" in kinds,
-        modules_to_save=sorted({name.rpartition(".")[0] for name in values or ()}) or None,
+        modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
     )
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    note = {**(note or {}), **({"tied": copies} if copies else {})}
     write_note(folder, base=base, base_fingerprint=base_fingerprint, family=family, note=note)
 
 

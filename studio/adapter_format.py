@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from studio.adapter_check import check_axes, check_scaling
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, unknown
 
@@ -114,10 +115,15 @@ class Adapter:
         self._values: dict[str, str] = {}
         for name in self.checkpoint.names():
             self._sort_in(name)
+        for copy, name in self.tied.items():
+            if copy in self._values and name in self._values:
+                del self._values[copy]
         for name, parts in self._parts.items():
             pair = ("a", "b") if "a" in parts or "b" in parts else ("ea", "eb")
             if not set(pair) <= set(parts):
                 raise CheckpointError(f"{self.folder}: module '{name}' lacks one of its two factors")
+            for part in pair:
+                check_axes(self.folder, parts[part], self.checkpoint.shape(parts[part]))
 
     @property
     def base(self) -> str:
@@ -133,6 +139,14 @@ class Adapter:
     def family(self) -> str:
         """The name of the base's family, or the empty string."""
         return str(self.note.get("family", ""))
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Tensors that are stored only because PEFT wants them -> the whole tensor that each is a copy of.
+
+        A model that ties its head to its embedding has one tensor for both, PEFT one for each module.
+        """
+        return dict(self.note.get("tied", {}))
 
     def names(self) -> tuple[str, ...]:
         """Return the adapted modules' paths in the model, in file order."""
@@ -239,6 +253,7 @@ class Adapter:
             raise CheckpointError(
                 f"{self.folder} starts from {start}, which changes the base; save it converted to plain LoRA"
             )
+        check_scaling(self.folder / CONFIG_FILE, self.config)
 
 
 class _Modules(Mapping[str, Factors]):

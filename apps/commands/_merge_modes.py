@@ -16,6 +16,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("instead of merging")
     group.add_argument("--verify", metavar="OUT", help="tell what no longer agrees with a merge's lock file")
     group.add_argument("--replay", metavar="OUT", help="make a merge again from its lock file, into -o NEW")
+    group.add_argument(
+        "--extract-adapter",
+        metavar="TUNED",
+        help="write what a full fine-tune changed of --base as an adapter of --rank R, a share or lossless",
+    )
+    group.add_argument(
+        "--bake",
+        metavar="ADAPTER",
+        help="write the base with the adapter in it; of several --base the right one is taken",
+    )
+    group.add_argument(
+        "--reference",
+        metavar="MODEL",
+        help="with --bake: measure the bases by this model, which has the adapter in it or was its base",
+    )
+    group.add_argument("--unmerge", metavar="EXPERT", help="take one expert out of a merge again")
+    group.add_argument("--from", dest="source", metavar="MERGED", help="with --unmerge: the merge")
+    group.add_argument(
+        "--diff",
+        nargs="+",
+        metavar=("A", "B"),
+        help="compare two models or adapters, or show what one adapter changes, group by group",
+    )
+    group.add_argument("--json", action="store_true", help="with --diff: print JSON instead of a table")
 
 
 def chosen(options: argparse.Namespace) -> Mode | None:
@@ -61,6 +85,98 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
+def extract(options: argparse.Namespace) -> int:
+    """Turn a full fine-tune into an adapter, and print what each module keeps."""
+    if not options.base or len(options.base) > 1:
+        raise ConfigError("what was it made from? --extract-adapter needs one --base")
+    if options.rank is None:
+        raise ConfigError(
+            "how much is to be kept? give --rank 16, a share as --rank 0.99, or --rank lossless"
+        )
+    tuned, base = folder(options.extract_adapter), folder(options.base[0])
+
+    from mergers import extract
+    from studio.log import best_log
+
+    report = extract(
+        tuned,
+        base,
+        options.out,
+        rank=rank(options.rank),
+        allow=options.allow or (),
+        threads=options.threads or 0,
+        log=best_log(),
+    )
+    print(report.text(full=True))
+    return 0
+
+
+def bake(options: argparse.Namespace) -> int:
+    """Put an adapter into the right one of its bases."""
+    adapter = folder(options.bake)
+    bases = [folder(base) for base in options.base or ()]
+    reference = folder(options.reference) if options.reference else None
+
+    from mergers import bake
+    from studio.log import best_log
+
+    bake(
+        adapter,
+        options.out,
+        bases=bases,
+        reference=reference,
+        allow=options.allow or (),
+        log=best_log(),
+        **_resources(options),
+    )
+    return 0
+
+
+def unmerge(options: argparse.Namespace) -> int:
+    """Take an expert out of a merge; it may be gone itself, and is then found by the end of its path."""
+    if options.source is None:
+        raise ConfigError("out of what? --unmerge EXPERT needs --from MERGED")
+    expert = Path(options.unmerge)
+    expert = folder(options.unmerge) if expert.is_dir() else expert
+
+    from mergers import unmerge
+    from studio.log import best_log
+
+    allow = options.allow or ()
+    unmerge(expert, options.source, options.out, allow=allow, log=best_log(), **_resources(options))
+    return 0
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Print what differs, as a table or as JSON."""
+    if len(options.diff) > 2:
+        raise ConfigError(f"--diff compares two, not {len(options.diff)}")
+    if options.base and len(options.base) > 1:
+        raise ConfigError(f"--diff takes one --base, not {len(options.base)}")
+    sides = [folder(side) for side in options.diff]
+    base = folder(options.base[0]) if options.base else None
+
+    import json
+
+    from rich.console import Console
+
+    from apps.commands._diff_table import table
+    from mergers import diff
+    from studio.log import best_log
+
+    found = diff(*sides, base=base, log=best_log())
+    if options.json:
+        print(json.dumps(found.to_mapping(), indent=2))
+    else:
+        Console().print(table(found))
+    return 0
+
+
+def _resources(options: argparse.Namespace) -> dict[str, object]:
+    """Return what bounds the work of a full model."""
+    return {key: getattr(options, key) for key in SIZES}
+
+
 def rank(text: str | None) -> str | int | float | None:
     """Return a rank as a number where it is one; the merge says what is allowed."""
     for kind in (int, float):
@@ -87,13 +203,19 @@ def _flag(name: str, options: argparse.Namespace | None = None) -> str:
     """Return an option as it is typed; a setting of a method by its own name."""
     if name == "set" and options is not None:
         return "--" + options.set[0].partition("=")[0].replace("_", "-")
-    return "-o OUT" if name == "out" else "--" + name.replace("_", "-")
+    return {"out": "-o OUT", "source": "--from"}.get(name, "--" + name.replace("_", "-"))
 
 
+#: What bounds the work of a full model.
+SIZES = ("threads", "shard_size", "max_ram")
 #: Mode -> what does it, and the options that it takes beside its own.
 MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "verify": (verify, ()),
     "replay": (replay, ("out", "resume")),
+    "extract_adapter": (extract, ("base", "rank", "out", "allow", "threads")),
+    "bake": (bake, ("base", "reference", "out", "allow", *SIZES, "resume")),
+    "unmerge": (unmerge, ("source", "out", "allow", *SIZES, "resume")),
+    "diff": (diff, ("base", "json")),
 }
 #: Options that no merge takes.
-OWN: tuple[str, ...] = ()
+OWN = ("reference", "source", "json")

@@ -23,7 +23,11 @@ EXAMPLE = (
     "--density 0.2 -o runs/merged\n"
     "triptych merge merge.yaml -o runs/merged --dry-run\n"
     "triptych merge --verify runs/merged\n"
-    "triptych merge --replay runs/merged -o runs/again"
+    "triptych merge --replay runs/merged -o runs/again\n"
+    "triptych merge --extract-adapter runs/full/model --base nano-omni --rank 16 -o runs/adapter\n"
+    "triptych merge --bake runs/handwriting --base nano-omni -o runs/baked\n"
+    "triptych merge --unmerge runs/textiles --from runs/merged -o runs/without\n"
+    "triptych merge --diff runs/handwriting runs/textiles"
 )
 
 

@@ -10,6 +10,7 @@ from studio import plugins
 from studio.errors import CheckpointError, unknown
 
 if TYPE_CHECKING:
+    from studio.families._layout import Module
     from studio.types import Family
 
 
@@ -48,3 +49,13 @@ def detect(folder: Path | str) -> Family:
     raise CheckpointError(
         f"{folder}: {unknown('model_type', kind, handled)}; add one file under studio/families to handle it"
     )
+
+
+def layout(folder: Path | str) -> dict[str, Module]:
+    """Return path -> module of the model in ``folder``, built from config.json alone, without its weights.
+
+    Raises `CheckpointError` where transformers has no class for it.
+    """
+    from studio.families import _layout
+
+    return _layout.layout(folder)

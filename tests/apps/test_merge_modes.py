@@ -120,6 +120,15 @@ def test_a_folder_without_a_usable_lock_file_is_told(
         (["--replay", "a"], "where to? --replay needs -o OUT"),
         (["--base", "x", "--base", "y", "--method", "ties", "a", "-o", "out"], "a merge has one --base"),
         ([], "what? give a merge file"),
+        (["--extract-adapter", "a", "--base", "b", "-o", "out"], "how much is to be kept? give --rank 16"),
+        (["--extract-adapter", "a", "--rank", "2", "-o", "out"], "--extract-adapter needs one --base"),
+        (["--bake", "a", "--diff", "b", "c"], "--bake and --diff are two things to do"),
+        (["--bake", "a", "-o", "out"], "there is no model 'a'"),
+        (["--unmerge", "a", "-o", "out"], "out of what? --unmerge EXPERT needs --from MERGED"),
+        (["--unmerge", "a", "--from", "b", "-o", "out"], "b has no merge.lock.json"),
+        (["--diff", "a", "b", "c"], "--diff compares two, not 3"),
+        (["--diff", "a", "--method", "ties"], "--diff does not take --method; it takes --base, --json"),
+        (["--method", "ties", "a", "-o", "out", "--json"], "--json belongs to --diff"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_sentence(
@@ -130,3 +139,72 @@ def test_what_does_not_go_together_is_one_sentence(
     assert told.startswith("triptych: ")
     assert sentence in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a model of three weights that the experts fit."""
+    import torch
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(9)
+    folder = tmp_path / "some" / "base"
+    folder.mkdir(parents=True)
+    tensors = {f"model.layers.{i}.mlp.up_proj.weight": torch.randn(16, 12, generator=draw) for i in range(3)}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "plain"}')
+    return folder
+
+
+def test_an_adapter_is_baked_and_compared(triptych: Call, experts: list[Path], model: Path) -> None:
+    status, _, told = triptych("--bake", experts[0], "-o", "baked", "--max-ram", "4GB", "--shard-size", "1KB")
+    assert status == 0, told
+    assert Path("baked/model.safetensors.index.json").is_file()
+    status, shown, _ = triptych("--diff", model, "baked")
+    assert status == 0
+    lines = [line.split() for line in shown.splitlines()]
+    assert [line[1] for line in lines if len(line) > 1 and line[1].startswith(("llm", "all"))] == [
+        "llm.layers.0", "llm.layers.1", "llm.layers.2", "all",
+    ]  # fmt: skip
+    status, shown, _ = triptych("--diff", experts[0], "baked", "--base", model, "--json")
+    assert status == 0
+    assert json.loads(shown)["total"]["cosine"] == pytest.approx(1.0)
+    status, shown, _ = triptych("--diff", experts[0])
+    assert status == 0
+    assert "norm" in shown
+    assert "cosine" not in shown
+
+
+def test_an_expert_is_taken_out_although_it_is_gone(
+    triptych: Call, experts: list[Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(experts[1], tmp_path / "copy")
+    _merge(triptych, [experts[0], copy])
+    shutil.rmtree(copy)
+    status, _, told = triptych("--unmerge", "copy", "--from", "merged", "-o", "out")
+    assert status == 0, told
+    status, shown, _ = triptych("--diff", experts[0], "out", "--json")
+    total = json.loads(shown)["total"]
+    assert total["cosine"] == pytest.approx(1.0)
+    assert total["relative"] == pytest.approx(0.4, rel=1e-4)  # its weight is 0.6 still
+
+
+def test_a_fine_tune_becomes_an_adapter(triptych: Call, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base = tiny("qwen_omni")
+    tuned = shutil.copytree(base, tmp_path / "tuned")
+    tensors = load_file(base / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    flags = ["--extract-adapter", "tuned", "--base", base, "--rank", "2", "-o", "adapter"]
+    status, shown, told = triptych(*flags)
+    assert status == 0, told
+    assert "extract: 1 modules at rank 2, 0 tensors whole, 0 lost" in shown
+    assert "mlp.up_proj  rank    2  energy" in shown
+    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
