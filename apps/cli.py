@@ -131,7 +131,9 @@ def _version() -> str:
 
 
 def _tell(sentence: str) -> None:
-    print(f"triptych: {sentence}", file=sys.stderr)
+    # A name out of a file must not move the cursor or name the window.
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in sentence)
+    print(f"triptych: {shown}", file=sys.stderr)
 
 
 if __name__ == "__main__":

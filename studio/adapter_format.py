@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from studio.adapter_check import check_axes, check_scaling
+from studio.adapter_check import check_factors, check_scaling
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, unknown
 
@@ -122,8 +122,7 @@ class Adapter:
             pair = ("a", "b") if "a" in parts or "b" in parts else ("ea", "eb")
             if not set(pair) <= set(parts):
                 raise CheckpointError(f"{self.folder}: module '{name}' lacks one of its two factors")
-            for part in pair:
-                check_axes(self.folder, parts[part], self.checkpoint.shape(parts[part]))
+            check_factors(self.folder, name, *(self.checkpoint.shape(parts[part]) for part in pair))
 
     @property
     def base(self) -> str:
@@ -222,8 +221,6 @@ class Adapter:
         b = self.checkpoint.read(parts.get("b") or parts["eb"]).float()
         bias = self.checkpoint.read(parts["bias"]).float() * scaling if "bias" in parts else None
         magnitude = self.checkpoint.read(parts["m"]).float().flatten() if "m" in parts else None
-        if b.flatten(1).shape[1] != a.shape[0]:
-            raise CheckpointError(f"{self.folder}: the factors of '{name}' do not fit: {a.shape}, {b.shape}")
         a, b = a.flatten(1), b.flatten(1) * scaling
         if kind in ("embedding", "transposed"):
             a, b = b.T, a.T
