@@ -15,6 +15,7 @@ from mergers._inputs import Opened, check_output, open_inputs
 from mergers._plan import Plan
 from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
+from mergers._selftest import selftest
 from mergers._spec import MergeSpec
 from mergers._threads import one_torch_thread
 from studio.adapters import Adapter
@@ -43,10 +44,16 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
     if planned.kind == "adapter":
         with atomic_folder(out) as folder, one_torch_thread():
             report = merge_adapters(planned, opened, folder, log)
+            if spec.selftest:
+                log.say(
+                    "self-test: only full models are loaded; an adapter's keys are checked wherever it is"
+                )
             report = _finish(planned, opened, folder, replace(report, out=out))
     else:
         with workspace(out, merge_key(planned, opened)) as (folder, journal), one_torch_thread():
             report = _models.merge_models(planned, opened, folder, log, journal)
+            if spec.selftest:
+                log.say(selftest(folder, Path(planned.donor), str(out)))
             report = _finish(planned, opened, folder, replace(report, out=out))
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())

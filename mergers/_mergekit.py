@@ -26,7 +26,7 @@ KEYS = (
     "tokenizer_source", "tokenizer", "chat_template", "name",
 )  # fmt: skip
 #: Our keys that may stand in such a file.
-OURS = ("seed", "allow", "threads", "shard_size", "max_ram")
+OURS = ("seed", "allow", "threads", "shard_size", "max_ram", "selftest")
 #: mergekit's names of types, as safetensors calls them.
 TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 

@@ -74,7 +74,9 @@ class Journal:
 
 def merge_key(planned: Plan, opened: Opened) -> str:
     """Return what must be equal for a stopped merge to go on: recipe, inputs as they are now, versions."""
-    recipe = {k: v for k, v in planned.spec.to_mapping().items() if k not in ("threads", "max_ram")}
+    recipe = {
+        k: v for k, v in planned.spec.to_mapping().items() if k not in ("threads", "max_ram", "selftest")
+    }
     checkpoints = [m.checkpoint if isinstance(m, Adapter) else m for m in opened.models]
     files = [f for c in (*checkpoints, *([opened.base] if opened.base else [])) for f in c.files]
     for kind in STATISTICS:

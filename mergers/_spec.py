@@ -45,6 +45,7 @@ KEYS = {
     "threads": "how many tensors are worked on at a time; 0 chooses",
     "shard_size": "largest weight file of a full model, as in 4GB",
     "max_ram": "memory that merging a full model may take, as in 1GB; 0 does not look",
+    "selftest": "whether to load a merged full model and compare what runs with the base",
 }
 
 
@@ -89,6 +90,7 @@ class MergeSpec:
     threads: int = 0
     shard_size: int = 5_000_000_000
     max_ram: int = 0
+    selftest: bool = False
     recipe: Recipe | None = None
 
     @classmethod
@@ -165,6 +167,8 @@ class MergeSpec:
             (type(rank) is int and rank >= 1) or (type(rank) is float and 0 < rank < 1)
         ):
             wrong.append(f"rank must be 'lossless', a whole number >= 1 or a share below 1, not {rank!r}")
+        if not isinstance(data.get("selftest", False), bool):
+            wrong.append(f"selftest must be true or false, not {data['selftest']!r}")
         for key in ("seed", "threads"):
             if type(data.get(key, 0)) is not int or data.get(key, 0) < 0:
                 wrong.append(f"{key} must be a whole number >= 0, not {data[key]!r}")
@@ -189,6 +193,7 @@ class MergeSpec:
             threads=data.get("threads", 0),
             shard_size=sizes["shard_size"] or cls.shard_size,
             max_ram=sizes["max_ram"] or 0,
+            selftest=bool(data.get("selftest", False)),
             recipe=recipe,
         )
 
@@ -202,6 +207,7 @@ class MergeSpec:
                     "threads": self.threads,
                     "shard_size": self.shard_size,
                     "max_ram": self.max_ram,
+                    **({"selftest": True} if self.selftest else {}),
                 }
             )
         return {
@@ -219,6 +225,7 @@ class MergeSpec:
             "threads": self.threads,
             "shard_size": self.shard_size,
             "max_ram": self.max_ram,
+            **({"selftest": True} if self.selftest else {}),
         }
 
 

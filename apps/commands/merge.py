@@ -62,6 +62,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the experts and the result, and write a page of heat maps there; also with --dry-run",
     )
     parser.add_argument(
+        "--selftest",
+        action="store_true",
+        help="of a full model: load the result, and compare what loads and answers with the base",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on where the same command was stopped; it does so anyway, to the same bytes",
@@ -113,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
         "shard_size": options.shard_size,
         "max_ram": options.max_ram,
         "allow": options.allow,
+        "selftest": options.selftest or None,
     }
     base = modes.folder(options.base[0]) if options.base else None
     if any(name.endswith((".yaml", ".yml")) for name in options.models):

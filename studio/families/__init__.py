@@ -11,6 +11,7 @@ from studio.errors import CheckpointError, unknown
 
 if TYPE_CHECKING:
     from studio.families._layout import Module
+    from studio.families._reload import Reloaded
     from studio.types import Family
 
 
@@ -59,3 +60,10 @@ def layout(folder: Path | str) -> dict[str, Module]:
     from studio.families import _layout
 
     return _layout.layout(folder)
+
+
+def reload(folder: Path | str) -> Reloaded:
+    """Return what comes of loading the model in ``folder``, whatever its architecture."""
+    from studio.families import _reload
+
+    return _reload.reload(folder)
