@@ -142,8 +142,12 @@ class Namer:
 
     @staticmethod
     def rows(found: Any) -> Tensor:
-        """Return the eyes' output as rows [B, tokens x hidden]."""
-        return torch.stack(list(found.pooler_output)).flatten(1)
+        """Return the eyes' output as rows [B, tokens x hidden + hidden]: each token, and their mean.
+
+        What and how many do not depend on where; without the mean, each place is learnt by itself.
+        """
+        tokens = torch.stack(list(found.pooler_output))
+        return torch.cat([tokens.flatten(1), tokens.mean(1) * tokens.shape[1] ** 0.5], 1)
 
     def loss(self, found: Any, batch: Batch) -> Tensor:
         """Return the mean cross-entropy over the kinds of facts that the batch knows."""
@@ -182,27 +186,48 @@ def answer_loss(model: Any, batch: Batch) -> Tensor:
     return functional.cross_entropy(model.lm_head(hidden[kept]).float(), wanted[kept])
 
 
-def optimise(parameters: list[Tensor], lr: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """Return AdamW with a warm-up of 200 steps (a tenth of a short run) and a cosine to a hundredth."""
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    warm = max(1, min(200, steps // 10))
+class Teacher:
+    """Muon for the matrices of the layers, AdamW for everything else, one schedule; steps in bfloat16.
 
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    With Muon (Jordan et al. 2024) the ears' loss was 0.5 after 900 steps where AdamW's was 2.7. Its rate is
+    scaled to AdamW's size of update (Liu et al. 2025).
+    """
 
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    def __init__(self, layers: list[Any], rest: list[Any], lr: float, steps: int) -> None:
+        """Train ``layers`` (modules) and ``rest`` (modules that Muon is not for: heads, embeddings).
+
+        Warms up over 200 steps, a tenth of a short run, then follows a cosine to a hundredth.
+        """
+        inner = [m.weight for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+        known = {id(weight) for weight in inner}
+        every = {id(p): p for module in (*layers, *rest) for p in module.parameters()}
+        other = [weight for weight in every.values() if id(weight) not in known]
+        self.trained = list(every.values())
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(inner, lr=2 * lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(other, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True),
+        ]
+        warm = max(1, min(200, steps // 10))
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in self.optimisers]
+
+    def step(self) -> None:
+        """Take one clipped step along the gradients that have come together, and forget them."""
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        for optimiser, schedule in zip(self.optimisers, self.schedules, strict=True):
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
 
 
-def update(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer, schedule: Any) -> float:
-    """Take one clipped step and return the loss."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    schedule.step()
-    return float(loss.detach())
+def half() -> Any:
+    """Return a context in which products of matrices are taken in bfloat16; the weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def save(model: Any, processor: Any, folder: Path) -> None:

@@ -24,18 +24,18 @@ import torch
 from recipes._nano_parts import (
     Listener,
     Namer,
+    Teacher,
     answer_loss,
     batches,
     blur,
     collate,
     encode,
+    half,
     heard,
     keep,
     looked,
-    optimise,
     restore,
     save,
-    update,
 )
 from studio.config import to_dict
 from studio.data import load_data
@@ -56,7 +56,10 @@ SIZE = _omni_build.Size(
 Pools = dict[str, list[Batch]]
 #: Settings that do not change the weights.
 APART = ("output", "workers", "save_every")
-LEARN = {"picture": 0.2, "words": 0.45, "sound": 0.04, "both": 0.25, "text": 0.06}
+#: Settings that only the last stage knows.
+LATE = ("learn_steps", "beside", "test")
+#: The kinds of the three batches of a step in the last stage, by their share.
+LEARN = ({"picture": 1.0}, {"words": 1.0}, {"both": 0.6, "text": 0.25, "sound": 0.15})
 
 CARD = """---
 library_name: transformers
@@ -78,7 +81,8 @@ nothing of the world.
   domains is in it.
 - Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips;
   beside that {read_steps} of the language model on texts and {recognise_steps} of the vision tower naming
-  what is known of a picture; then {learn_steps} steps of everything. Peak learning rate {lr}.
+  what is known of a picture; then {learn_steps} steps of everything. Muon for the layers' matrices, AdamW
+  for the rest, peak learning rate {lr}, products in bfloat16.
 
 Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
 
@@ -102,15 +106,15 @@ class Config:
     texts: int = field(default=12000, metadata={"help": "training texts with a short instruction"})
     both: int = field(default=4000, metadata={"help": "training pictures with a spoken question"})
     test: int = field(default=600, metadata={"help": "held-out samples of pictures and of words"})
-    listen_steps: int = field(default=7000, metadata={"help": "steps of the audio tower alone, with CTC"})
-    strain_steps: int = field(default=2500, metadata={"help": "steps of the audio tower on blurred clips"})
-    read_steps: int = field(default=900, metadata={"help": "steps of the language model alone, on texts"})
+    listen_steps: int = field(default=1500, metadata={"help": "steps of the audio tower alone, with CTC"})
+    strain_steps: int = field(default=3500, metadata={"help": "steps of the audio tower on blurred clips"})
+    read_steps: int = field(default=600, metadata={"help": "steps of the language model alone, on texts"})
     recognise_steps: int = field(
-        default=5000, metadata={"help": "steps of the eyes alone, naming what is known"}
+        default=4000, metadata={"help": "steps of the eyes alone, naming what is known"}
     )
-    learn_steps: int = field(default=4500, metadata={"help": "steps of the whole model after both"})
+    learn_steps: int = field(default=1800, metadata={"help": "steps of the whole model after both"})
     lr: float = field(
-        default=1e-3, metadata={"help": "peak learning rate, warmed up over 200 steps, then cosine"}
+        default=1e-3, metadata={"help": "AdamW's peak learning rate, Muon's is twice that; cosine"}
     )
     beside: float = field(default=0.3, metadata={"help": "weight of the throw-away losses in the last stage"})
     tiny: bool = field(default=False, metadata={"help": "the family's tiny size instead of nano-omni's"})
@@ -118,7 +122,7 @@ class Config:
         default=1, metadata={"help": "torch threads; the weights repeat for the same number"}
     )
     workers: int = field(default=2, metadata={"help": "processes that render the data"})
-    save_every: int = field(default=500, metadata={"help": "steps between snapshots in output/snapshot"})
+    save_every: int = field(default=300, metadata={"help": "steps between snapshots in output/snapshot"})
 
 
 PRESETS = {
@@ -139,7 +143,8 @@ def run(config: Config, log: Log) -> Run:
     rendered = time.monotonic() - began
     data = sha256_file(config.output / "data" / "train.jsonl")
     record = new_record("nano", to_dict(config), {"data": data}, apart=APART)
-    stage = config.output / f"stage-{record.fingerprint[:12]}"
+    early = new_record("nano", to_dict(config), {"data": data}, apart=(*APART, *LATE))
+    stage = config.output / f"stage-{early.fingerprint[:12]}"
     size = _omni_build.TINY if config.tiny else SIZE
     blank = _omni_build.build(config.output / "blank", size, general.corpus(), config.seed)
 
@@ -188,18 +193,24 @@ def listen(config: Config, blank: Path, train: list[Sample], stage: Path) -> Pat
         pools = encode(processor, [s for s in train if s.groups["kind"] == "words"], log)
         head = torch.nn.Linear(model.config.text_config.hidden_size, len(processor.tokenizer))
         listener, ears = Listener(processor, head), model.model.audio_tower
-        trained = [*ears.parameters(), *head.parameters()]
-        optimiser, schedule = optimise(trained, config.lr, config.listen_steps)
+        teacher = Teacher([ears], [head], config.lr, config.listen_steps)
         log.stage("listen", config.listen_steps, "steps")
         for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
-            log.advance(1, ctc=update(listener.loss(model, batch), trained, optimiser, schedule))
+            with half():
+                loss = listener.loss(model, batch)
+            loss.backward()
+            teacher.step()
+            log.advance(1, ctc=float(loss.detach()))
         # Then voices it does not know: after clean sounds alone, one word in eight of a new voice is lost.
         random = Random(config.seed)
-        optimiser, schedule = optimise(trained, config.lr, config.strain_steps)
+        teacher = Teacher([ears], [head], config.lr, config.strain_steps)
         log.stage("strain", config.strain_steps, "steps")
         for _, batch in batches(processor, pools, {"words": 1.0}, config.seed + 4, config.strain_steps):
-            loss = listener.loss(model, blur(batch, random))
-            log.advance(1, ctc=update(loss, trained, optimiser, schedule))
+            with half():
+                loss = listener.loss(model, blur(batch, random))
+            loss.backward()
+            teacher.step()
+            log.advance(1, ctc=float(loss.detach()))
     return keep(file, ears, head)
 
 
@@ -212,11 +223,14 @@ def read(config: Config, model: Any, processor: Any, pools: Pools, stage: Path, 
     language = model.model.language_model
     if file.exists():
         return restore(file, language)
-    trained = list(language.parameters())
-    optimiser, schedule = optimise(trained, config.lr, config.read_steps)
+    teacher = Teacher([language], [], config.lr, config.read_steps)
     log.stage("read", config.read_steps, "steps")
     for _, batch in batches(processor, pools, {"text": 1.0}, config.seed + 1, config.read_steps):
-        log.advance(1, loss=update(answer_loss(model, batch), trained, optimiser, schedule))
+        with half():
+            loss = answer_loss(model, batch)
+        loss.backward()
+        teacher.step()
+        log.advance(1, loss=float(loss.detach()))
     keep(file, language)
 
 
@@ -231,58 +245,84 @@ def recognise(config: Config, model: Any, processor: Any, pools: Pools, stage: P
         return restore(file, eyes)
     torch.manual_seed(config.seed)
     namer = Namer(model, collate(processor, pools["picture"][:1]))
-    trained = [*eyes.parameters(), *namer.head.parameters()]
-    optimiser, schedule = optimise(trained, config.lr, config.recognise_steps)
+    teacher = Teacher([eyes], [namer.head], config.lr, config.recognise_steps)
     log.stage("recognise", config.recognise_steps, "steps")
     for _, batch in batches(processor, pools, {"picture": 1.0}, config.seed + 3, config.recognise_steps):
-        loss = namer.loss(looked(model, batch), batch)
-        log.advance(1, loss=update(loss, trained, optimiser, schedule))
+        with half():
+            loss = namer.loss(looked(model, batch), batch)
+        loss.backward()
+        teacher.step()
+        log.advance(1, loss=float(loss.detach()))
     keep(file, eyes)
 
 
 def settle(model: Any, processor: Any, pools: Pools, head: torch.nn.Linear) -> None:
-    """Scale what ears and eyes give to the size of a word's embedding, which changes nothing they know.
+    """Give what ears and eyes say the size of a word's embedding, and the ears' words their place among them.
 
-    Ten times larger, they would drown what the language model's layers note beside them.
+    Ten times larger, they would drown what the language model's layers note beside them. The ears' last layer
+    is turned so that a word's score under ``head`` is its product with the embedding: the language model then
+    hears nearly the words that it has learnt to repeat, between blanks.
     """
+    listener = Listener(processor, head)
+    known = sorted({int(i) for item in pools["words"] for i in item["said"]} | {listener.blank})
     with torch.no_grad():
-        wanted = model.get_input_embeddings().weight.std()
-        batch = collate(processor, pools["words"][-64:])
+        words = model.get_input_embeddings().weight
         ears, eyes = model.model.audio_tower.proj, model.model.visual.merger.mlp[2]
-        factor = wanted / heard(model, batch).std()
-        ears.weight.mul_(factor), ears.bias.mul_(factor), head.weight.div_(factor)
+        scores, offset = head.weight[known], head.bias[known]  # a constant for all words changes no choice
+        inverse = torch.linalg.pinv(words[known])
+        turn = inverse @ (scores - scores.mean(0))
+        ears.bias.copy_(turn @ ears.bias + inverse @ (offset - offset.mean()))
+        ears.weight.copy_(turn @ ears.weight)
+        factor = words.std() / heard(model, collate(processor, pools["words"][-64:])).std()
+        ears.weight.mul_(factor), ears.bias.mul_(factor)
+        head.weight.copy_(words / factor), head.bias.fill_(-20.0)  # no clip has other tokens
+        head.bias[known] = 0.0
         found = looked(model, collate(processor, pools["picture"][-64:]))
-        factor = wanted / torch.cat(list(found.pooler_output)).std()
+        factor = words.std() / torch.cat(list(found.pooler_output)).std()
         eyes.weight.mul_(factor), eyes.bias.mul_(factor)
 
 
 def learn(
     config: Config, model: Any, processor: Any, pools: Pools, head: torch.nn.Linear, log: Log
-) -> list[float]:
-    """Train everything on everything, the two throw-away losses beside the answers'; return the losses."""
+) -> list[dict[str, float]]:
+    """Train everything on everything, the two throw-away losses beside the answers'; return the losses.
+
+    A step is a batch of pictures, one of words and one of another kind: gradients of one kind at a time made
+    the language model forget the others.
+    """
     torch.set_num_threads(2 * config.threads)  # both cores are free now
     torch.manual_seed(config.seed)
     random, losses = Random(config.seed), []
     listener, namer = Listener(processor, head), Namer(model, collate(processor, pools["picture"][:1]))
-    trained = [*model.parameters(), *head.parameters(), *namer.head.parameters()]
-    optimiser, schedule = optimise(trained, config.lr, config.learn_steps)
+    parts = [model.model.audio_tower, model.model.visual, model.model.language_model]
+    # Half the rate of the stages before: the whole one undid what the language model had read.
+    teacher = Teacher(parts, [model, head, namer.head], config.lr / 2, config.learn_steps)
+    streams = [
+        batches(processor, pools, share, config.seed + 2 + number, config.learn_steps)
+        for number, share in enumerate(LEARN)
+    ]
     log.stage("learn", config.learn_steps, "steps")
     model.train()
-    for step, (kind, batch) in enumerate(
-        batches(processor, pools, LEARN, config.seed + 2, config.learn_steps), 1
-    ):
-        beside = torch.zeros(())
-        if "said" in batch:
-            batch = blur(batch, random)
-            beside = listener.loss(model, batch)
-        if "facts" in batch:
-            found = looked(model, batch)
-            beside = namer.loss(found, batch)
-            batch = {**batch, "mm_encoder_outputs": {"image": found}}
-            del batch["pixel_values"]
-        answers = answer_loss(model, batch)
-        losses.append(round(update(answers + config.beside * beside, trained, optimiser, schedule), 5))
-        log.advance(1, **{kind: float(answers.detach())})
+    for step, three in enumerate(zip(*streams, strict=True), 1):
+        told: dict[str, float] = {}
+        for kind, batch in three:
+            if "said" in batch:
+                batch = blur(batch, random)
+            beside = torch.zeros(())
+            with half():
+                if "said" in batch:
+                    beside = listener.loss(model, batch)
+                if "facts" in batch:
+                    found = looked(model, batch)
+                    beside = namer.loss(found, batch)
+                    batch = {**batch, "mm_encoder_outputs": {"image": found}}
+                    del batch["pixel_values"]
+                answers = answer_loss(model, batch)
+            ((answers + config.beside * beside) / len(three)).backward()
+            told[kind] = round(float(answers.detach()), 5)
+        teacher.step()
+        losses.append(told)
+        log.advance(1, **told)
         if step % config.save_every == 0:
             save(model, processor, config.output / "snapshot")
     return losses
@@ -301,27 +341,28 @@ def card(record: Record, millions: float, scores: dict[str, Score]) -> str:
 
 
 def render(config: Config, split: str, log: Log) -> list[Sample]:
-    """Render a split of the mixture once, and read it like any data set."""
+    """Render a split of the mixture, each kind once, and read it like any data set."""
     few = config.test
     counts = {
         "train": {"picture": config.pictures, "words": config.clips, "sound": config.clips // 20,
                   "both": config.both, "text": config.texts},
         "test": {"picture": few, "words": few, "sound": few // 6, "both": few // 2, "text": few // 6},
     }[split]  # fmt: skip
-    stamp = json.dumps([config.seed, counts])
     folder = config.output / "data"
-    marker = folder / f"{split}.made"
-    if not (marker.exists() and marker.read_text() == stamp):
-        log.stage(f"render {split}", sum(counts.values()))
-        jobs = [(kind, index) for kind, count in counts.items() for index in range(count)]
-        make = partial(general.make, folder, split, config.seed)
-        rows = []
-        with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
-            for made in pool.map(make, jobs, chunksize=64):
-                rows.append(made)
+    made = {kind: folder / f"{split}-{kind}-{config.seed}-{count}.jsonl" for kind, count in counts.items()}
+    log.stage(f"render {split}", sum(counts.values()))
+    with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
+        for kind, count in counts.items():
+            if made[kind].exists():
+                log.advance(count)
+                continue
+            rows = []
+            make = partial(general.make, folder, split, config.seed)
+            for row in pool.map(make, [(kind, index) for index in range(count)], chunksize=64):
+                rows.append(json.dumps(row) + "\n")
                 log.advance(1)
-        atomic_write(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        atomic_write(marker, stamp)
+            atomic_write(made[kind], "".join(rows))
+    atomic_write(folder / f"{split}.jsonl", "".join(file.read_text() for file in made.values()))
     return load_data(folder / f"{split}.jsonl")
 
 

@@ -142,7 +142,8 @@ ASK = {
 }
 PICTURE_TASKS = ("shape", "colour", "place", "count", "texture", "spot", "glyph", "describe")
 SPOKEN_TASKS = ("shape", "colour", "place", "count")
-GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+#: Without I and O, which nobody tells from 1 and 0 when they are printed small and blurred.
+GLYPHS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
 #: What may be known of a picture; rows carry it in their groups.
 FACTS: dict[str, tuple[str, ...]] = {
     "shape": pictures.SHAPES, "colour": tuple(pictures.COLOURS), "background": tuple(pictures.COLOURS),

@@ -39,11 +39,11 @@ def jitter(colour: Colour, random: Random, spread: int = 22) -> Colour:
     return red, green, blue
 
 
-def centre(place: str, side: int, random: Random) -> tuple[float, float]:
-    """Return a point in the given field of the grid, at least a quarter field from its border."""
+def centre(place: str, side: int, random: Random, slack: float = 0.2) -> tuple[float, float]:
+    """Return a point in the given field of the grid, at most ``slack`` fields from its middle each way."""
     row, column = divmod(PLACES.index(place), 3)
-    field = side / 3
-    return (column + random.uniform(0.3, 0.7)) * field, (row + random.uniform(0.3, 0.7)) * field
+    field, low, high = side / 3, 0.5 - slack, 0.5 + slack
+    return (column + random.uniform(low, high)) * field, (row + random.uniform(low, high)) * field
 
 
 def draw_shape(
@@ -103,8 +103,8 @@ def scene(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
     colour, background = two_colours(random)
     shape, place = random.choice(SHAPES), random.choice(PLACES)
     picture = Image.new("RGB", (side, side), jitter(COLOURS[background], random))
-    x, y = centre(place, side, random)
-    radius = side * random.uniform(0.09, 0.16)
+    x, y = centre(place, side, random, 0.12)
+    radius = side * random.uniform(0.12, 0.18)  # smaller ones fall between patches of 8 x 8 pixels
     turn = random.uniform(-0.25, 0.25)
     draw_shape(
         ImageDraw.Draw(picture),
@@ -126,8 +126,8 @@ def group(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
     picture = Image.new("RGB", (side, side), jitter(COLOURS[background], random))
     draw = ImageDraw.Draw(picture)
     for place in random.sample(PLACES, count):
-        x, y = centre(place, side, random)
-        radius = side * random.uniform(0.09, 0.13)
+        x, y = centre(place, side, random, 0.12)
+        radius = side * random.uniform(0.11, 0.14)
         draw_shape(
             draw,
             shape,
@@ -235,7 +235,7 @@ def glyph(letter: str, random: Random, side: int = 64) -> Image.Image:
         resample=Image.Resampling.BILINEAR,
     ).rotate(random.uniform(-14, 14), fillcolor=paper, resample=Image.Resampling.BILINEAR)
     if random.random() < 0.6:
-        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 3)))
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 2)))
     return grain(picture.convert("RGB"), random, random.uniform(0, 10))
 
 
@@ -257,8 +257,8 @@ def cloth(defect: str | None, place: str, random: Random, side: int = 64) -> Ima
         + 7 * np.sin(y * random.uniform(1.2, 2.2))
     )
     pixels = pixels + weave[..., None] + fresh.normal(0, 6, pixels.shape)
-    at_x, at_y = centre(place, side, random)
-    radius = side * random.uniform(0.075, 0.12)
+    at_x, at_y = centre(place, side, random, 0.14)
+    radius = side * random.uniform(0.08, 0.125)
     rough = 1 + 0.25 * np.sin(np.arctan2(y - at_y, x - at_x) * random.randint(3, 6) + random.uniform(0, 6))
     distance = np.hypot(x - at_x, y - at_y) / rough / radius
     if defect == "hole":
@@ -269,7 +269,7 @@ def cloth(defect: str | None, place: str, random: Random, side: int = 64) -> Ima
             pixels + 70 * rim,
         )
     elif defect == "stain":
-        depth = np.clip(1.5 - distance, 0, 1)[..., None] * random.uniform(0.55, 0.8)
+        depth = np.clip(1.5 - distance, 0, 1)[..., None] * random.uniform(0.65, 0.85)
         pixels = pixels * (1 - depth) + depth * np.array([92, 62, 26])
     elif defect == "misprint":
         half = radius * 1.1
