@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from mergers import MergeSpec, merge
 from mergers._resume import JOURNAL
+from studio.adapters import Factors, write_adapter
 from studio.checkpoint import Checkpoint
 
 # Imports once, then forks a merge for every moment at which one is to be killed: after so many seconds, or
@@ -93,6 +94,33 @@ def test_a_kill_at_ten_moments_leaves_nothing_or_the_whole_and_resumes_to_the_sa
         assert report.norm == whole.norm
         assert [p.name for p in Path(out).parent.iterdir() if ".merge-" in p.name] == []
     assert resumed >= 3
+
+
+def test_a_merge_of_adapters_killed_at_any_moment_leaves_nothing_or_the_whole(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for name in ("one", "two"):
+        modules = {
+            f"layers.{i}.proj": Factors(
+                a=torch.randn(8, 300, generator=draw), b=torch.randn(200, 8, generator=draw), shape=(200, 300)
+            )
+            for i in range(30)
+        }
+        write_adapter(tmp_path / name, modules, base="")
+    models = [str(tmp_path / "one"), str(tmp_path / "two")]
+    spec = MergeSpec.from_mapping({"method": "linear", "models": models, "threads": 1})
+    whole = merge(spec, tmp_path / "whole")
+    outs = [str(tmp_path / f"place{number}" / "out") for number in range(4)]
+    plans = [(out, whole.seconds * share / 4, None) for share, out in enumerate(outs, 1)]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(spec.to_mapping()), json.dumps(plans)]
+    for out in outs:
+        Path(out).parent.mkdir()
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(told) == 4
+    for out, there, beside in map(json.loads, told):
+        if there:
+            assert Checkpoint(out).fingerprint() == whole.fingerprint
+        assert all(name == "out" or name.startswith(".out.") for name in beside)
+        assert merge(spec, out).fingerprint == whole.fingerprint
 
 
 def test_an_error_or_another_recipe_starts_afresh(tmp_path: Path) -> None:
