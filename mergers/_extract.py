@@ -84,9 +84,7 @@ def extract(
             tied=pair.copies,
         )  # fmt: skip
         (folder / "README.md").write_text(card(report, str(base), str(tuned), rank), encoding="utf-8")
-    report = replace(report, seconds=time.monotonic() - began)
-    log.say(report.text())
-    return report
+    return replace(report, seconds=time.monotonic() - began)
 
 
 @dataclass(frozen=True, kw_only=True)

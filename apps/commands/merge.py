@@ -22,6 +22,7 @@ EXAMPLE = (
     "triptych merge --method ties --base nano-omni runs/handwriting:0.6 runs/textiles:0.4 "
     "--density 0.2 -o runs/merged\n"
     "triptych merge merge.yaml -o runs/merged --dry-run\n"
+    "triptych merge merge.yaml -o runs/merged --diagnose runs/diagnosis\n"
     "triptych merge --verify runs/merged\n"
     "triptych merge --replay runs/merged -o runs/again\n"
     "triptych merge --extract-adapter runs/full/model --base nano-omni --rank 16 -o runs/adapter\n"

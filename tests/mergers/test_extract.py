@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergers import bake, extract
+from mergers import MergeSpec, bake, extract, merge
 from mergers._factors import factorise
 from mergers._leading import approximate
 from studio.adapters import load_adapter, read_adapter
@@ -64,17 +64,23 @@ def test_a_lossless_extract_baked_again_is_the_fine_tune(
     assert _distance(tmp_path / "baked", tuned) < 1e-5 * _distance(tuned, base)
 
 
-def test_peft_runs_the_adapter_as_the_fine_tune(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_peft_runs_the_adapter_and_a_merge_of_it_as_the_fine_tune(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
     base = tiny("qwen_omni")
     tuned = _tuned(base, tmp_path / "tuned")
     extract(tuned, base, tmp_path / "adapter", rank="lossless")
+    # The head shares its table with the embedding: PEFT has a copy for each, and the merge must too.
+    assert read_adapter(tmp_path / "adapter").tied
+    merge(MergeSpec.from_flags(method="linear", models=[str(tmp_path / "adapter")]), tmp_path / "merged")
     load = family("qwen_omni").load
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
         before = load(base).model(input_ids=ids).logits
         truth = load(tuned).model(input_ids=ids).logits
-        found = load_adapter(load(base).model, tmp_path / "adapter")(input_ids=ids).logits
-    assert float((found - truth).norm()) < 1e-4 * float((truth - before).norm())
+        for name in ("adapter", "merged"):
+            found = load_adapter(load(base).model, tmp_path / name)(input_ids=ids).logits
+            assert float((found - truth).norm()) < 1e-4 * float((truth - before).norm())
 
 
 def test_norms_are_kept_whole_and_what_is_unchanged_is_left_out(
