@@ -126,9 +126,6 @@ def adapters(place: Place) -> list[Any]:
     return ["--method", "linear", place.root / "left", place.root / "right"]
 
 
-# --- weights that do not fit, lack something, or are no numbers -------------------------------------------
-
-
 def _reshaped(place: Place) -> None:
     save_file(_tensors(2) | {UP: torch.ones(6, 5)}, place.weights)
 
@@ -162,9 +159,6 @@ def test_weights_that_cannot_be_merged(
     hurt(place)
     told = refused(place, capsys, *models(place))
     assert all(part in told for part in sentence), told
-
-
-# --- safetensors files that lie -------------------------------------------------------------------------
 
 
 def _cut(size: int) -> Callable[[Place], None]:
@@ -237,8 +231,6 @@ def test_pickles_are_never_read(name: str, place: Place, capsys: pytest.CaptureF
     assert "/right holds only pickle weights (adapter_model.bin)" in refused(place, capsys, *adapters(place))
 
 
-# --- indexes that lead astray ----------------------------------------------------------------------------
-
 INDEXES: dict[str, tuple[Any, str]] = {
     "the parent": (
         {UP: "../one/model.safetensors", DOWN: "a.safetensors"},
@@ -279,9 +271,6 @@ def test_an_index_that_swaps_its_shards(place: Place, capsys: pytest.CaptureFixt
     assert f"promises the tensor '{UP}' in 'b.safetensors', where it is not" in refused(
         place, capsys, *models(place)
     )
-
-
-# --- adapters --------------------------------------------------------------------------------------------
 
 
 def _factor(end: str, change: Callable[[Tensor], Tensor | None]) -> Callable[[Place], None]:
@@ -345,8 +334,6 @@ def test_an_adapter_that_is_damaged(
     assert sentence in told
     assert "/right" in told
 
-
-# --- what is asked for -----------------------------------------------------------------------------------
 
 ASKED: dict[str, tuple[list[str], str]] = {
     "unknown method": (["--method", "tise"], "unknown merge method 'tise'; did you mean 'ties'?"),
