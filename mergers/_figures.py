@@ -53,7 +53,7 @@ class Figures:
             key: sum(getattr(part, key) for part in found)
             for key in ("gram", "opposite", "both", "outputs", "inputs", "angles", "chance", "counted")
         }
-        pairs = {
+        pairs: dict[str, Any] = {
             key: (sum(getattr(p, key)[0] for p in found), sum(getattr(p, key)[1] for p in found))
             for key in ("mass", "energy")
         }
@@ -99,7 +99,8 @@ class Figures:
     @property
     def overlap(self) -> float | None:
         """The mean overlap over all pairs, of outputs and inputs alike."""
-        return _over_pairs(sum(self.overlaps) / 2)
+        outputs, inputs = self.overlaps
+        return _over_pairs((outputs + inputs) / 2)
 
     @property
     def expected(self) -> float | None:
@@ -162,7 +163,8 @@ def listed(matrix: Matrix) -> list[list[float | None]]:
 
 
 def _shares(part: Matrix, whole: Matrix) -> Matrix:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    shares: Matrix = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return shares
 
 
 def _over_pairs(matrix: Matrix) -> float | None:

@@ -29,6 +29,7 @@ from mergers._sources import FLOATS, Input, tied_name
 from mergers._spec import MergeSpec
 from mergers._stream import Done, Work, merge_tensor, survey_model
 from mergers._threads import in_order
+from mergers._tied import check_tied
 from mergers._told import Telling
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
@@ -61,6 +62,9 @@ def plan_models(spec: MergeSpec, opened: Opened) -> Plan:
     donor = donor_of(spec, opened)
     full = {i: m for i, m in enumerate(opened.models) if isinstance(m, Checkpoint)}
     notes = check_models(spec, donor, full)
+    if "tied" not in spec.allow:
+        for adapter in opened.adapters:
+            check_tied(adapter, donor)
     steps: list[Step] = []
     parts = parts_of(spec, opened, donor)
     subjects = [_subjects(part) if part.choices is None else {} for part in parts]

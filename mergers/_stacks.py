@@ -88,20 +88,20 @@ def sliced_config(
 
     Lists with an entry per layer take the entry of the layer that comes.
     """
-    config = copy.deepcopy(dict(config))
-    places = list(_counted(config, stack))
+    fresh = copy.deepcopy(dict(config))
+    places = list(_counted(fresh, stack))
     if not places:
         raise MergeError(
             f"config.json of the base model does not say that there are {stack.count} layers in "
             f"{stack.prefix}; slices cannot be told to it"
         )
     for path, key in places:
-        part = _at(config, path)
+        part = _at(fresh, path)
         for name, value in list(part.items()):
             if isinstance(value, list) and len(value) == stack.count and name in PER_LAYER:
                 part[name] = [_entry(source, path, name, layer) for source, layer in layers]
         part[key] = len(layers)
-    return config
+    return fresh
 
 
 def _counted(config: Mapping[str, Any], stack: Stack, path: tuple[str, ...] = ()) -> Iterator[Any]:

@@ -120,7 +120,7 @@ def scene(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
 
 
 def group(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
-    """Return a picture of one to six equal shapes and its facts: shape, colour, count."""
+    """Return a picture of one to six equal shapes and its facts: shape, colour, count (in figures)."""
     colour, background = two_colours(random)
     shape, count = random.choice(SHAPES), random.randint(1, 6)
     picture = Image.new("RGB", (side, side), jitter(COLOURS[background], random))
@@ -140,7 +140,7 @@ def group(random: Random, side: int = 64) -> tuple[Image.Image, dict[str, str]]:
     return grain(picture, random, random.uniform(0, 6)), {
         "shape": shape,
         "colour": colour,
-        "count": count,
+        "count": str(count),
     }
 
 
@@ -242,7 +242,7 @@ def glyph(letter: str, random: Random, side: int = 64) -> Image.Image:
 def cloth(defect: str | None, place: str, random: Random, side: int = 64) -> Image.Image:
     """Return woven cloth or carpet, with a defect in the given field unless ``defect`` is None.
 
-    A hole shows the dark ground with a frayed rim, a stain darkens and tints the weave below it, a misprint
+    A hole shows the dark ground with a frayed rim, a stain tints the weave below it rust brown, a misprint
     shifts and recolours a square of the pattern, a loose thread is a thin bright curve.
     """
     front = tuple(random.randint(40, 215) for _ in range(3))
@@ -270,7 +270,7 @@ def cloth(defect: str | None, place: str, random: Random, side: int = 64) -> Ima
         )
     elif defect == "stain":
         depth = np.clip(1.5 - distance, 0, 1)[..., None] * random.uniform(0.65, 0.85)
-        pixels = pixels * (1 - depth) + depth * np.array([92, 62, 26])
+        pixels = pixels * (1 - depth) + depth * np.array([172, 116, 40])
     elif defect == "misprint":
         half = radius * 1.1
         inside = (np.abs(x - at_x) < half) & (np.abs(y - at_y) < half)

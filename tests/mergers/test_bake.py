@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mergers import bake
+from mergers import MergeSpec, bake, merge
 from mergers._bake import choose_base
 from studio.adapters import Factors, read_adapter, write_adapter
 from studio.checkpoint import Checkpoint
@@ -196,3 +196,13 @@ def test_what_cannot_be_baked_is_one_sentence_and_writes_nothing(tmp_path: Path)
     with pytest.raises(CheckpointError, match="there is no model 'no/where'"):
         bake(gone, out)
     assert not out.exists()
+
+
+def test_any_merge_into_a_full_model_refuses_lora_on_a_shared_table(tmp_path: Path) -> None:
+    base = _model(tmp_path / "base", tie=True)
+    adapter = str(_adapter(tmp_path / "adapter", base, (PROJ, TABLE)))
+    given = {"method": "task_arithmetic", "models": [adapter, adapter], "base": base, "output": "model"}
+    with pytest.raises(MergeError, match="embedding and head share"):
+        merge(MergeSpec.from_flags(**given), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(MergeSpec.from_flags(**given, allow=["tied", "norm"]), tmp_path / "out")
