@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -139,6 +141,23 @@ def run(config: Config, log: Log) -> Run:
     torch.set_num_threads(config.threads)
     began = time.monotonic()
     config.output.mkdir(parents=True, exist_ok=True)
+    with spent(config.output / "seconds.json") as earlier:
+        return make(config, log, began, earlier)
+
+
+@contextmanager
+def spent(file: Path) -> Iterator[float]:
+    """Yield the seconds that runs into the same folder took before, and add this one's, however it ends."""
+    began = time.monotonic()
+    earlier = float(json.loads(file.read_text())) if file.exists() else 0.0
+    try:
+        yield earlier
+    finally:
+        atomic_write(file, json.dumps(earlier + time.monotonic() - began))
+
+
+def make(config: Config, log: Log, began: float, earlier: float) -> Run:
+    """Do the work of `run`, which ``began`` at a reading of the clock after ``earlier`` seconds."""
     train, test = (render(config, split, log) for split in ("train", "test"))
     rendered = time.monotonic() - began
     data = sha256_file(config.output / "data" / "train.jsonl")
@@ -167,7 +186,7 @@ def run(config: Config, log: Log) -> Run:
     scores = measure(model, processor, test, log)
     save(model, processor, config.output / "model")
     metrics = {name: score.value for name, score in scores.items()}
-    timings = {"render": rendered, "train": time.monotonic() - began - rendered}
+    timings = {"render": rendered, "train": time.monotonic() - began - rendered, "before": earlier}
     record = replace(record, state="finished", metrics=metrics, timings=timings)
     write_run(config.output, record)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
