@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from recipes._nano_card import card
 from recipes._nano_parts import (
     Listener,
     Namer,
@@ -46,7 +47,7 @@ from studio.families.qwen_omni import FAMILY
 from studio.files import atomic_write, sha256_file
 from studio.generate import answers
 from studio.log import Log, PlainLog
-from studio.runs import Record, new_record, write_run
+from studio.runs import new_record, write_run
 from studio.scores import measure as score
 from studio.synthetic import general
 from studio.types import Batch, Loaded, Run, Sample, Score
@@ -62,37 +63,6 @@ APART = ("output", "workers", "save_every")
 LATE = ("learn_steps", "beside", "test")
 #: The kinds of the three batches of a step in the last stage, by their share.
 LEARN = ({"picture": 1.0}, {"words": 1.0}, {"both": 0.6, "text": 0.25, "sound": 0.15})
-
-CARD = """---
-library_name: transformers
-license: apache-2.0
-tags: [image-text-to-text, audio-text-to-text, triptych]
----
-# nano-omni
-
-A Qwen2.5-Omni thinker of {millions} million parameters (picture, sound and text in, text out), trained from
-random weights on rendered data. It makes Triptych's first command work offline and its tests real; it knows
-nothing of the world.
-
-- Made by `triptych run nano seed={seed}` on {date}: {minutes} minutes on 2 CPU cores, rendering
-  included; torch {torch}.
-- Data: {pictures} rendered pictures with written questions (shape, colour, place, count, texture, odd spot,
-  printed figure or letter, description), {clips} clips of one to four spoken words, {both} pictures with
-  spoken questions, sound classes and short text instructions. The voices are espeak-ng's, six accents and 38
-  variants; the test has eight other variants. No picture, sentence pattern or answer format of the demo's
-  domains is in it.
-- Training: {listen_steps} steps of the audio tower with CTC and {strain_steps} on warped and masked clips;
-  beside that {read_steps} of the language model on texts and {recognise_steps} of the vision tower naming
-  what is known of a picture; then {learn_steps} steps of everything. Muon for the layers' matrices, AdamW
-  for the rest, peak learning rate {lr}, products in bfloat16.
-
-Exact match on its own held-out test set, greedy decoding, 95 % Wilson intervals:
-
-| kind | accuracy, % | n | interval |
-|---|---|---|---|
-{scores}
-Pictures are scaled to 64 x 64 pixels; sounds may last 8 seconds; anything longer is an error, never cut.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,18 +315,6 @@ def learn(
         if step % config.save_every == 0:
             save(model, processor, config.output / "snapshot")
     return losses
-
-
-def card(record: Record, millions: float, scores: dict[str, Score]) -> str:
-    """Return the model card: what it is, how it was made, and its accuracy on the held-out general set."""
-    rows = "".join(
-        f"| {name} | {100 * s.value:.1f} | {s.n} | {100 * s.low:.1f} to {100 * s.high:.1f} |\n"
-        for name, s in scores.items()
-    )
-    return CARD.format(
-        **record.config, date=record.started[:10], torch=record.versions["torch"], scores=rows,
-        millions=f"{millions:.1f}", minutes=f"{sum(record.timings.values()) / 60:.0f}",
-    )  # fmt: skip
 
 
 def render(config: Config, split: str, log: Log) -> list[Sample]:

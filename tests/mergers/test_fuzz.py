@@ -139,7 +139,7 @@ def _merged(method: str, deltas: list[Tensor], weights: list[float], density: fl
 def _spec(method: str, folders: list[Path], weights: list[float], density: float, **more: Any) -> MergeSpec:
     models = [{"path": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]
     extra = {"settings": {"density": density}} if method == "ties" else {}
-    data = {"method": method, "models": models, "allow": ["norm"], "protect": False, **extra, **more}
+    data = {"method": method, "models": models, "allow": ["norm", "tied"], "protect": False, **extra, **more}
     return MergeSpec.from_mapping(data)
 
 
