@@ -13,11 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mergers._matrix import effective_rank
 from studio.adapters import Factors
 
 Rank = int | float | Literal["lossless"]
-#: Singular values below this share of the largest are rounding, not content (float32).
-TINY = 1e-6
 
 
 class Pair(NamedTuple):
@@ -58,7 +57,7 @@ def chosen_rank(values: Tensor, rank: Rank) -> tuple[int, float]:
     total = float(squares.sum())
     if total == 0:
         return 1, 1.0
-    needed = int((values > TINY * values[0]).sum())
+    needed = effective_rank(values)
     if rank == "lossless":
         return needed, 1.0
     if isinstance(rank, float):

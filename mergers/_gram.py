@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mergers._ops import add_up, deltas, on_base
 from mergers._place import Look, Place
+from studio.adapters import Factors
 
 Gram = NDArray[np.float64]
 Origin = Literal["base", "zero"]
@@ -31,6 +32,18 @@ def gram(parts: Sequence[Tensor]) -> Gram:
         block = torch.stack([part[begin : begin + BLOCK] for part in flat]).double()
         total += (block @ block.T).cpu().numpy()
     return total
+
+
+def factor_gram(factors: Sequence[Factors | None]) -> Gram:
+    """Return the inner products of low-rank deltas: <b a, d c> = tr(b^T d c a^T)."""
+    present = [(i, f) for i, f in enumerate(factors) if f is not None]
+    if not present:
+        return np.zeros((len(factors), len(factors)))
+    b = torch.cat([f.b for _, f in present], dim=1).double()
+    a = torch.cat([f.a for _, f in present]).double()
+    owner = torch.zeros(len(b.T), len(factors), dtype=torch.float64)
+    owner[torch.arange(len(owner)), torch.tensor([i for i, f in present for _ in range(f.rank)])] = 1
+    return (owner.T @ ((b.T @ b) * (a @ a.T)) @ owner).numpy()
 
 
 def survey_gram(look: Look, origin: Origin) -> Gram:

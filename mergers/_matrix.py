@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mergers._ops import deltas, on_base
 
-#: Singular values below this share of the largest are rounding.
+#: Singular values below this share of the largest are rounding, not content (float32).
 TINY = 1e-6
 
 

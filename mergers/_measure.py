@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergers._deltas import Deltas
 from mergers._figures import Figures, Matrix
-from mergers._gram import gram
+from mergers._gram import factor_gram, gram
 from mergers._subspaces import Basis, factor_basis, leading_bases, overlaps, pieces
 from studio.adapters import Factors
 
@@ -56,18 +56,6 @@ def measure(found: Deltas, experts: int, rank: int | None = None) -> Figures:
         **_subspaces(found, experts),
         energy=kept,
     )
-
-
-def factor_gram(factors: Sequence[Factors | None]) -> Matrix:
-    """Return the inner products of low-rank deltas: <b a, d c> = tr(b^T d c a^T)."""
-    present = [(i, f) for i, f in enumerate(factors) if f is not None]
-    if not present:
-        return np.zeros((len(factors), len(factors)))
-    b = torch.cat([f.b for _, f in present], dim=1).double()
-    a = torch.cat([f.a for _, f in present]).double()
-    owner = torch.zeros(len(b.T), len(factors), dtype=torch.float64)
-    owner[torch.arange(len(owner)), torch.tensor([i for i, f in present for _ in range(f.rank)])] = 1
-    return (owner.T @ ((b.T @ b) * (a @ a.T)) @ owner).numpy()
 
 
 def kept_energy(factors: Sequence[Factors], rank: int | None) -> tuple[float, float]:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mergers import _dora
 from mergers._factors import Pair, Rank, compress, concatenate, factorise
-from mergers._gram import gram
+from mergers._gram import factor_gram, gram
 from mergers._place import Place
 from mergers._report import ModuleReport
 from studio.adapters import Adapter, Factors
@@ -134,10 +133,7 @@ def _coefficients(
     if weight is not None:
         products = gram(inputs.dense(name))
     else:
-        products = np.zeros((count, count))
-        for i, one in found.items():
-            for j, two in found.items():
-                products[i, j] = float(((one.b.T @ two.b).double() * (one.a @ two.a.T).double()).sum())
+        products = factor_gram([found.get(i) for i in range(count)])
     weights: Sequence[float] = inputs.method.weights(products, **settings)
     return weights
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mergers._matrix import effective_rank, merge_matrices, thin_svd
-from mergers._ops import PerModel, per_model
+from mergers._ops import PerModel, add_up, per_model
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
 INVARIANT = "both"
@@ -32,9 +31,7 @@ def merge(
     weights = per_model(weight, len(tensors))
 
     def combine(parts: list[Tensor]) -> Tensor:
-        total = torch.zeros_like(parts[0])
-        for part, factor in zip(parts, weights, strict=True):
-            total.add_(part, alpha=factor)
+        total = add_up(parts, weights, "none")
         u, s, vt = thin_svd(total)
         kept = effective_rank(s)
         if not kept:

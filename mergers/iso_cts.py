@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mergers._matrix import effective_rank, merge_matrices, nearest_orthogonal, thin_svd
-from mergers._ops import PerModel, per_model
+from mergers._ops import PerModel, add_up, per_model
 from studio.errors import ConfigError
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": {"common": 0.8}}
@@ -40,9 +40,7 @@ def merge(
     weights = per_model(weight, len(tensors))
 
     def combine(parts: list[Tensor]) -> Tensor:
-        total = torch.zeros_like(parts[0])
-        for part, factor in zip(parts, weights, strict=True):
-            total.add_(part, alpha=factor)
+        total = add_up([parts[0].clone(), *parts[1:]], weights, "none")
         u, s, vt = thin_svd(total)
         rank = effective_rank(s)
         if not rank:

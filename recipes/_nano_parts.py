@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -215,6 +215,15 @@ class Teacher:
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in self.optimisers]
+
+    def follow(self, stream: Iterable[tuple[str, Batch]], loss: Callable[[Batch], Tensor], log: Log) -> None:
+        """Take a step for each batch, down its loss."""
+        for _, batch in stream:
+            with half():
+                value = loss(batch)
+            value.backward()
+            self.step()
+            log.advance(1, loss=float(value.detach()))
 
     def step(self) -> None:
         """Take one clipped step along the gradients that have come together, and forget them."""

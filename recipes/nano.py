@@ -109,10 +109,9 @@ PRESETS = {
 def run(config: Config, log: Log) -> Run:
     """Render, train, measure and save the base; the model stands in ``output/model``."""
     torch.set_num_threads(config.threads)
-    began = time.monotonic()
     config.output.mkdir(parents=True, exist_ok=True)
     with spent(config.output / "seconds.json") as earlier:
-        return make(config, log, began, earlier)
+        return make(config, log, earlier)
 
 
 @contextmanager
@@ -126,8 +125,9 @@ def spent(file: Path) -> Iterator[float]:
         atomic_write(file, json.dumps(earlier + time.monotonic() - began))
 
 
-def make(config: Config, log: Log, began: float, earlier: float) -> Run:
-    """Do the work of `run`, which ``began`` at a reading of the clock after ``earlier`` seconds."""
+def make(config: Config, log: Log, earlier: float) -> Run:
+    """Do the work of `run`, on which earlier runs into the folder spent ``earlier`` seconds."""
+    began = time.monotonic()
     train, test = (render(config, split, log) for split in ("train", "test"))
     rendered = time.monotonic() - began
     data = sha256_file(config.output / "data" / "train.jsonl")
@@ -184,22 +184,14 @@ def listen(config: Config, blank: Path, train: list[Sample], stage: Path) -> Pat
         listener, ears = Listener(processor, head), model.model.audio_tower
         teacher = Teacher([ears], [head], config.lr, config.listen_steps)
         log.stage("listen", config.listen_steps, "steps")
-        for _, batch in batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps):
-            with half():
-                loss = listener.loss(model, batch)
-            loss.backward()
-            teacher.step()
-            log.advance(1, ctc=float(loss.detach()))
+        stream = batches(processor, pools, {"words": 1.0}, config.seed, config.listen_steps)
+        teacher.follow(stream, lambda batch: listener.loss(model, batch), log)
         # Then voices it does not know: after clean sounds alone, one word in eight of a new voice is lost.
         random = Random(config.seed)
         teacher = Teacher([ears], [head], config.lr, config.strain_steps)
         log.stage("strain", config.strain_steps, "steps")
-        for _, batch in batches(processor, pools, {"words": 1.0}, config.seed + 4, config.strain_steps):
-            with half():
-                loss = listener.loss(model, blur(batch, random))
-            loss.backward()
-            teacher.step()
-            log.advance(1, ctc=float(loss.detach()))
+        stream = batches(processor, pools, {"words": 1.0}, config.seed + 4, config.strain_steps)
+        teacher.follow(stream, lambda batch: listener.loss(model, blur(batch, random)), log)
     return keep(file, ears, head)
 
 
@@ -214,12 +206,8 @@ def read(config: Config, model: Any, processor: Any, pools: Pools, stage: Path, 
         return restore(file, language)
     teacher = Teacher([language], [], config.lr, config.read_steps)
     log.stage("read", config.read_steps, "steps")
-    for _, batch in batches(processor, pools, {"text": 1.0}, config.seed + 1, config.read_steps):
-        with half():
-            loss = answer_loss(model, batch)
-        loss.backward()
-        teacher.step()
-        log.advance(1, loss=float(loss.detach()))
+    stream = batches(processor, pools, {"text": 1.0}, config.seed + 1, config.read_steps)
+    teacher.follow(stream, lambda batch: answer_loss(model, batch), log)
     keep(file, language)
 
 
@@ -236,12 +224,8 @@ def recognise(config: Config, model: Any, processor: Any, pools: Pools, stage: P
     namer = Namer(model, collate(processor, pools["picture"][:1]))
     teacher = Teacher([eyes], [namer.head], config.lr, config.recognise_steps)
     log.stage("recognise", config.recognise_steps, "steps")
-    for _, batch in batches(processor, pools, {"picture": 1.0}, config.seed + 3, config.recognise_steps):
-        with half():
-            loss = namer.loss(looked(model, batch), batch)
-        loss.backward()
-        teacher.step()
-        log.advance(1, loss=float(loss.detach()))
+    stream = batches(processor, pools, {"picture": 1.0}, config.seed + 3, config.recognise_steps)
+    teacher.follow(stream, lambda batch: namer.loss(looked(model, batch), batch), log)
     keep(file, eyes)
 
 
