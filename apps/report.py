@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from studio.files import atomic_write
+from studio.heatmap import page
 from studio.types import Image, Sample, Sound, Text
 
 SHOWN = 3  # samples a domain
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--paper:#fbfaf8;--card:#fff;--line:#e4e2dc}
-@media(prefers-color-scheme:dark){:root{--ink:#e9edf3;--soft:#98a2b3;--paper:#14171c;--card:#1d2128;--line:#30353e}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0;padding:2.5rem 1rem}
-main{max-width:66rem;margin:auto}h1{font-size:1.9rem;margin:0}h2{margin:2.5rem 0 .8rem;font-size:1.25rem}
-p.soft,small{color:var(--soft)}.scroll{overflow-x:auto}
-table{border-collapse:separate;border-spacing:4px;width:100%}th{font-weight:600;text-align:left;white-space:nowrap}
+h2{margin-bottom:.8rem}table{border-spacing:4px;width:100%}th{font-weight:600;text-align:left;white-space:nowrap}
 th.col{text-align:center}
 td.cell{text-align:center;border-radius:8px;padding:.55rem .4rem;color:#0d1b12;min-width:6.2rem}
 td.cell b{display:block;font-size:1.1rem}td.cell small{color:#0d1b12aa}
@@ -60,7 +56,7 @@ def write_report(
             answers.setdefault(row["where"], {})[row["variant"]] = told
     told = ", ".join(f"{stage} {value:.0f} s" for stage, value in about["seconds"].items())
     parts = [
-        f"<title>Triptych report</title><style>{_STYLE}</style><main><h1>Which variant keeps what</h1>",
+        "<h1>Which variant keeps what</h1>",
         f'<p class="soft">Exact match on held-out test sets, with 95 % Wilson intervals. '
         f"{html.escape(about['date'])}, {html.escape(about['machine'])}; {html.escape(told)}.</p>",
         heat_map(matrix),
@@ -68,9 +64,7 @@ def write_report(
     for domain, samples in data.items():
         parts.append(f"<h2>{html.escape(domain)}</h2>")
         parts += [card(sample, answers.get(sample.where, {})) for sample in samples[:SHOWN]]
-    page = '<!doctype html><html lang="en"><meta charset="utf-8">'
-    page += '<meta name="viewport" content="width=device-width">'
-    return atomic_write(out / "report.html", f"{page}{''.join(parts)}</main></html>\n")
+    return atomic_write(out / "report.html", page("Triptych report", parts, _STYLE))
 
 
 def earlier(file: Path, matrix: Mapping[str, Any]) -> dict[str, Any] | None:
