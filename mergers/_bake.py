@@ -19,7 +19,6 @@ from mergers._report import MergeReport
 from mergers._sources import Source
 from mergers._spec import MergeSpec
 from mergers._stream import PIECE
-from mergers._tied import check_tied
 from studio.adapters import Adapter, is_adapter, read_adapter
 from studio.assets import find_model
 from studio.checkpoint import Checkpoint
@@ -54,8 +53,6 @@ def bake(
     found = read_adapter(adapter)
     candidates = [Checkpoint(folder) for folder in bases] or [Checkpoint(find_model(found.base))]
     base, errors = choose_base(found, candidates, reference, "base" in allowed)
-    if "tied" not in allowed:
-        check_tied(found, base)
     for folder, error in errors.items():
         log.say(f"  {folder}: off by {error:.3g} times what the adapter changes")
     if errors or len(candidates) > 1:

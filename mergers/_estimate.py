@@ -25,6 +25,7 @@ from mergers._factors import compress
 from mergers._plan import Plan, Step
 from mergers._settings import method
 from mergers._stream import PIECE
+from mergers._subspaces import matrix_shape
 from mergers._threads import one_torch_thread, workers
 from studio.adapters import Adapter, read_adapter
 from studio.checkpoint import Checkpoint
@@ -88,7 +89,8 @@ def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
             made = [(s, c, *_ranks(c, s, adapters, spec.rank)) for s, c in steps]
             needs = [_module_bytes(c, s, rank, len(adapters)) for s, c, rank, _ in made]
             writes = sum(
-                4 * (sum(_sides(s)) * kept if rank else math.prod(s.shape)) for s, _, rank, kept in made
+                4 * (sum(matrix_shape(s.shape)) * kept if rank else math.prod(s.shape))
+                for s, _, rank, kept in made
             )
             held = 2 * writes  # all factors, and the file's bytes while it is written
             work = _factor_seconds([(s, rank) for s, c, rank, _ in made if _adds(c)])
@@ -127,7 +129,7 @@ def _factor_seconds(steps: Sequence[tuple[Step, int]]) -> float:
     began = time.thread_time()
     compress(b, a, "lossless")
     each = (time.thread_time() - began) / (2 * side * rank**2)
-    return each * sum(sum(_sides(step)) * rank**2 for step, rank in steps)
+    return each * sum(sum(matrix_shape(step.shape)) * rank**2 for step, rank in steps)
 
 
 def _svd_seconds(steps: Sequence[Step]) -> float:
@@ -156,7 +158,7 @@ def _ranks(
     chosen: ModuleType, step: Step, adapters: Sequence[Adapter], asked: int | float | str
 ) -> tuple[int, int]:
     """Return the sum of the inputs' ranks, and the largest that the output may have; 0 for whole tensors."""
-    rows, columns = _sides(step)
+    rows, columns = matrix_shape(step.shape)
     own = [adapters[i].rank(step.name) for i in step.sources if step.name in adapters[i].names()]
     if not own:  # stored whole
         return 0, 0
@@ -171,13 +173,8 @@ def _adds(chosen: ModuleType) -> bool:
 
 def _module_bytes(chosen: ModuleType, step: Step, rank: int, models: int) -> int:
     if rank and _adds(chosen):
-        return sum(_sides(step)) * rank * 4 * 5
+        return sum(matrix_shape(step.shape)) * rank * 4 * 5
     return math.prod(step.shape) * 4 * (2 * models + 4)
-
-
-def _sides(step: Step) -> tuple[int, int]:
-    rows = step.shape[0] if step.shape else 1
-    return rows, math.prod(step.shape[1:])
 
 
 def _effort(shape: Sequence[int], cubic: bool) -> float:
