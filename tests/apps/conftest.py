@@ -19,11 +19,12 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from apps.web import launch
 from studio.data import load_data
 from studio.variants import Engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
 told = json.loads(sys.argv[1])
 engine = Engine(told["base"], told["variants"])
 data = {name: load_data(file) for name, file in told["data"].items()}
