@@ -77,7 +77,13 @@ def open_page(browser: Browser, web_app: Any) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
         page.goto(web_app.address)
-        for part in ("#tp-board .tp-board", "#tp-variants input:checked", "#tp-send", "#tp-sound", "#tp-picture"):
+        for part in (
+            "#tp-board .tp-board",
+            "#tp-variants input:checked",
+            "#tp-send",
+            "#tp-sound",
+            "#tp-picture",
+        ):
             page.wait_for_selector(part)  # Gradio mounts the fields one after the other, in no fixed order
         pages.append(page)
         return page
