@@ -104,7 +104,7 @@ def _bisect(look: Look, model: int, k: int) -> tuple[Cut, int]:
     low, high, kind = 0, 1, np.dtype(np.float32)
     for _, parts in look.pieces():
         if parts[model].numel():
-            kind = parts[model].abs().numpy().dtype
+            kind = np.dtype(np.float64 if parts[model].dtype == torch.float64 else np.float32)
             bits = parts[model].abs().view(torch.int32 if kind == np.float32 else torch.int64)
             high = max(high, int(bits.max()))
     whole = np.dtype(np.int32 if kind == np.float32 else np.int64)

@@ -41,7 +41,8 @@ class Work:
     ``numbers`` are the places of the part's models in the spec.
 
     ``ground`` is what the donor's values are read by, where it is not by their place in its files; ``told``
-    gives the statistics that the method asks for.
+    gives the statistics that the method asks for. ``device`` is where the method works: pieces go there as
+    they were read and checked, and come back as they are stored.
     """
 
     donor: Checkpoint
@@ -54,6 +55,7 @@ class Work:
     guarded: bool = False
     ground: Input | None = None
     told: Told | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,8 @@ class Tensors:
                 raise MergeError(
                     f"'{self.step.name}' of {name} holds values that are not finite; the model is damaged"
                 )
-            found.append(values)
-        return found, ground if self.work.base is not None else None
+            found.append(values.to(self.work.device))
+        return found, ground.to(self.work.device) if self.work.base is not None else None
 
     def shaped(self, begin: int) -> tuple[list[Tensor], Tensor | None]:
         """Return the piece that begins at an element as the method is given it: flat, whole rows, or all."""
@@ -208,6 +210,7 @@ def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
     for number, begin in enumerate(range(0, numel, size)):
         values, base = tensors.shaped(begin)
         told = work.told(step.name, begin, begin + values[0].numel()) if work.told is not None else None
+        told = told and [figures.to(work.device) for figures in told]
         extra = {"place": replace(place, start=begin, statistics=told)} if wants_place else {}
         merged: Tensor = method.merge(values, base, **extra, **step.settings).reshape(-1)
         stored = merged.to(dtype)
@@ -215,7 +218,7 @@ def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
             raise MergeError(
                 f"merging '{step.name}' gives values that {str(dtype)[6:]} cannot hold; lower the weights"
             )
-        writer.write_flat(step.name, begin, stored)
+        writer.write_flat(step.name, begin, stored.cpu())
         if number % MEASURED == 0:
             measure.add(merged, stored, values, base, tensors)
     scale = numel / measure.count if measure.count else 0.0

@@ -54,8 +54,8 @@ def merge(
     grams = place.statistics
     if grams is None or len(shape) != 2 or not parts[0].numel():
         return on_base(average.to(dtype), base, scale)
-    total = torch.zeros(shape[1], shape[1], dtype=torch.float64)
-    force = torch.zeros(shape, dtype=torch.float64)
+    total = average.new_zeros(shape[1], shape[1])
+    force = average.new_zeros(shape)
     for part, gram, share in zip(parts, grams, weights, strict=True):
         own = gram.double() * offdiagonal
         own.diagonal().copy_(gram.diagonal())
@@ -66,10 +66,7 @@ def merge(
     if level <= 0:
         return on_base(average.to(dtype), base, scale)
     total.diagonal().add_(ridge * level)
-    # Least squares, not a plain solve: with ridge 0 the inputs may leave directions open.
-    step = (
-        torch.linalg.lstsq(total, force.T, driver="gelsd").solution.T if ridge == 0 else _solve(total, force)
-    )
+    step = _least_squares(total, force) if ridge == 0 else _solve(total, force)
     return on_base((average + step).to(dtype), base, scale)
 
 
@@ -77,3 +74,9 @@ def _solve(total: Tensor, force: Tensor) -> Tensor:
     """Return ``force @ total^-1`` for a symmetric, positive definite matrix."""
     found: Tensor = torch.cholesky_solve(force.T, torch.linalg.cholesky(total)).T
     return found
+
+
+def _least_squares(total: Tensor, force: Tensor) -> Tensor:
+    """Return the same where the inputs may leave directions open; only processors have this driver."""
+    found: Tensor = torch.linalg.lstsq(total.cpu(), force.T.cpu(), driver="gelsd").solution.T
+    return found.to(force.device)

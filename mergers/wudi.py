@@ -48,8 +48,8 @@ def merge(
         if start == "sum":
             first = first * len(parts)
         columns = parts[0].shape[1]
-        eye = torch.eye(columns, dtype=torch.float64)
-        pull, force = torch.zeros_like(eye), torch.zeros(first.shape, dtype=torch.float64)
+        eye = torch.eye(columns, dtype=torch.float64, device=first.device)
+        pull, force = torch.zeros_like(eye), torch.zeros_like(first, dtype=torch.float64)
         for part, factor in zip(parts, weights, strict=True):
             wide = part.double()
             size = float(wide.square().sum())
