@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,7 +101,8 @@ def _bisect(look: Look, model: int, k: int) -> tuple[Cut, int]:
 
     Magnitudes are ordered like the bits that store them, read as whole numbers.
     """
-    low, high, kind = 0, 1, np.dtype(np.float32)
+    low, high = 0, 1
+    kind: np.dtype[Any] = np.dtype(np.float32)
     for _, parts in look.pieces():
         if parts[model].numel():
             kind = np.dtype(np.float64 if parts[model].dtype == torch.float64 else np.float32)
