@@ -65,13 +65,26 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One conversation with its media, and where it came from (``file:line``)."""
+    """One conversation with its media, and where it came from (``file:line``).
+
+    ``chosen`` and ``rejected`` are two ways to go on after ``turns``, for preference learning: both or
+    neither, the assistant begins, text only. ``groups`` name accent, device, site and the like;
+    ``weight`` is above 0. ``source`` and ``license`` say where the row is from and how it may be used, ``id``
+    names it (each the empty string if unknown). ``extra`` holds what another tool's row said beyond
+    that: it is kept, and nothing learns from it.
+    """
 
     turns: tuple[Turn, ...]
     file: Path = Path("<memory>")
     line: int = 0
     groups: Mapping[str, str] = field(default_factory=dict)
     weight: float = 1.0
+    chosen: tuple[Turn, ...] = ()
+    rejected: tuple[Turn, ...] = ()
+    source: str = ""
+    license: str = ""
+    id: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:

@@ -1,12 +1,14 @@
-"""One row of a data file, as JSON and as a `Sample`.
+"""One row of a data file, as JSON and as a `Sample`; ``schema.json`` beside this file says the same.
 
     {"messages": [{"role": "user", "content": [{"type": "image", "path": "media/1.png"},
                                                {"type": "text", "text": "What is this?"}]},
-                  {"role": "assistant", "content": "A carpet."}],
-     "groups": {"operator": "A"}, "weight": 1.0}
+                  {"role": "assistant", "content": "A carpet.", "loss": true}],
+     "id": "17", "groups": {"operator": "A"}, "weight": 1.0, "source": "line 4", "license": "CC-BY-4.0"}
 
-``content`` is a string or a list of parts; ``groups``, ``weight`` and a message's ``loss`` may be
-left out. Any other key is an error: a misspelt key would otherwise be ignored in silence.
+``content`` is a string or a list of parts. A row to learn a preference from ends its ``messages`` with
+the user and goes on twice, with the messages of ``chosen`` and those of ``rejected``: text that the assistant
+begins. All but ``messages`` may be left out. ``extra`` is an object for whatever else must be kept; any other
+key is an error: a misspelt key would otherwise be ignored in silence.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from studio.types import Image, Part, Sample, Sound, Text, Turn
 
 ROLES = ("system", "user", "assistant")
 _PAYLOAD = {"text": "text", "image": "path", "audio": "path"}
-_ROW_KEYS = frozenset({"messages", "groups", "weight"})
+_NAMES = ("source", "license", "id")
+_ROW_KEYS = frozenset({"messages", "chosen", "rejected", "groups", "weight", "extra", *_NAMES})
 _TURN_KEYS = frozenset({"role", "content", "loss"})
 
 
@@ -69,21 +72,31 @@ def read_row(line: str, folder: Folder, file: Path, number: int) -> Sample:
         raise DataError(f"not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError):
         raise DataError("not valid JSON (too deep, or a number is too long)") from None
+    return sample_of(row, folder, file, number)
+
+
+def sample_of(row: Any, folder: Folder, file: Path, number: int) -> Sample:
+    """Return the sample that a row of JSON values describes.
+
+    Raises:
+        DataError: one sentence about the first thing that is wrong, without file and line.
+    """
     _keys(row, _ROW_KEYS, "row")
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise DataError("'messages' must be a list with at least one message")
-    turns = tuple(_turn(message, folder, at) for at, message in enumerate(messages))
+    turns = _turns(row.get("messages"), folder, "messages")
     if not any(turn.role == "user" for turn in turns):
         raise DataError("no message has the role 'user'")
-    groups = row.get("groups")
-    return Sample(
-        turns=turns,
-        file=file,
-        line=number,
-        groups={} if groups is None else _groups(groups),
-        weight=_weight(row.get("weight", 1.0)),
-    )
+    more: dict[str, Any] = {}
+    if len(row) > 1:  # most rows of most sets are messages and nothing else
+        if "chosen" in row or "rejected" in row:
+            more = _preference(row, turns, folder)
+        if row.get("groups") is not None:
+            more["groups"] = _groups(row["groups"])
+        if "weight" in row:
+            more["weight"] = _weight(row["weight"])
+        more |= {name: _name(row[name], name) for name in _NAMES if name in row}
+        if "extra" in row:
+            more["extra"] = _extra(row["extra"])
+    return Sample(turns=turns, file=file, line=number, **more)
 
 
 def row_of(sample: Sample, folder: Path) -> dict[str, Any]:
@@ -93,20 +106,28 @@ def row_of(sample: Sample, folder: Path) -> dict[str, Any]:
         DataError: if a medium lies outside ``folder``.
     """
     root = os.path.realpath(folder)
-    messages = []
-    for turn in sample.turns:
-        only_text = len(turn.parts) == 1 and isinstance(turn.parts[0], Text)
-        content: Any = (
-            turn.text if only_text else [_part_row(part, root, sample.where) for part in turn.parts]
-        )
-        message = {"role": turn.role, "content": content}
-        messages.append(message if turn.loss else message | {"loss": False})
-    row: dict[str, Any] = {"messages": messages}
+    row: dict[str, Any] = {"messages": _messages(sample.turns, root, sample.where)}
+    if sample.chosen or sample.rejected:
+        row["chosen"] = _messages(sample.chosen, root, sample.where)
+        row["rejected"] = _messages(sample.rejected, root, sample.where)
     if sample.groups:
         row["groups"] = dict(sample.groups)
     if sample.weight != 1.0:
         row["weight"] = sample.weight
+    row |= {name: value for name in _NAMES if (value := getattr(sample, name))}
+    if sample.extra:
+        row["extra"] = dict(sample.extra)
     return row
+
+
+def _messages(turns: Sequence[Turn], root: str, where: str) -> list[dict[str, Any]]:
+    messages = []
+    for turn in turns:
+        only_text = len(turn.parts) == 1 and isinstance(turn.parts[0], Text)
+        content: Any = turn.text if only_text else [_part_row(part, root, where) for part in turn.parts]
+        message = {"role": turn.role, "content": content}
+        messages.append(message if turn.loss else message | {"loss": False})
+    return messages
 
 
 def _part_row(part: Part, root: str, where: str) -> dict[str, str]:
@@ -119,25 +140,50 @@ def _part_row(part: Part, root: str, where: str) -> dict[str, str]:
     return {"type": kind, "path": Path(os.path.relpath(full, root)).as_posix()}
 
 
-def _turn(message: Any, folder: Folder, at: int) -> Turn:
-    _keys(message, _TURN_KEYS, f"messages[{at}]")
+def _turns(messages: Any, folder: Folder, name: str) -> tuple[Turn, ...]:
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"'{name}' must be a list with at least one message")
+    return tuple([_turn(message, folder, name, at) for at, message in enumerate(messages)])
+
+
+def _preference(row: dict[str, Any], turns: tuple[Turn, ...], folder: Folder) -> dict[str, Any]:
+    """Return the two ways on, if they can follow ``turns``."""
+    if lone := {"chosen", "rejected"} - row.keys():
+        raise DataError(f"'{min(lone)}' is missing; 'chosen' and 'rejected' stand together")
+    if turns[-1].role != "user":
+        raise DataError("'messages' must end with the user where 'chosen' and 'rejected' go on")
+    ways = {name: _turns(row[name], folder, name) for name in ("chosen", "rejected")}
+    for name, way in ways.items():
+        if way[0].role != "assistant":
+            raise DataError(f"{name}[0] must have the role 'assistant'")
+        for at, turn in enumerate(way):
+            if turn.role == "system":
+                raise DataError(f"{name}[{at}]: only the first of 'messages' may have the role 'system'")
+            if not all(isinstance(part, Text) for part in turn.parts):
+                raise DataError(f"{name}[{at}]: '{name}' is text; media stand in 'messages'")
+    return ways
+
+
+def _turn(message: Any, folder: Folder, name: str, at: int) -> Turn:
+    where = f"{name}[{at}]"
+    _keys(message, _TURN_KEYS, where)
     role, content, loss = message.get("role"), message.get("content"), message.get("loss", True)
     if role not in ROLES:
-        raise DataError(unknown("role", str(role), ROLES))
+        raise DataError(f"{where}: {unknown('role', str(role), ROLES)}")
     if role == "system" and at:
-        raise DataError(f"messages[{at}]: only the first message may have the role 'system'")
+        raise DataError(f"{where}: only the first message may have the role 'system'")
     if not isinstance(loss, bool):
-        raise DataError(f"messages[{at}]: 'loss' must be true or false")
+        raise DataError(f"{where}: 'loss' must be true or false")
     if isinstance(content, str):
         parts: tuple[Part, ...] = (Text(text=_text(content)),)
     elif isinstance(content, list):
-        parts = tuple(_part(part, folder, f"messages[{at}].content[{i}]") for i, part in enumerate(content))
+        parts = tuple([_part(part, folder, f"{where}.content[{i}]") for i, part in enumerate(content)])
     else:
-        raise DataError(f"messages[{at}]: 'content' must be a string or a list of parts")
+        raise DataError(f"{where}: 'content' must be a string or a list of parts")
     if not any(not isinstance(part, Text) or part.text for part in parts):
-        raise DataError(f"messages[{at}] is empty")
+        raise DataError(f"{where} is empty")
     if role == "assistant" and not all(isinstance(part, Text) for part in parts):
-        raise DataError(f"messages[{at}]: an assistant's content is text; media stand in the user's messages")
+        raise DataError(f"{where}: an assistant's content is text; media stand in the user's messages")
     return Turn(role=role, parts=parts, loss=loss)
 
 
@@ -174,6 +220,24 @@ def _text(value: str) -> str:
             value.encode()
         except UnicodeEncodeError:
             raise DataError("a text holds half of a surrogate pair, which no encoding can store") from None
+    return value
+
+
+def _name(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise DataError(f"'{key}' must be a string that is not empty")
+    return _text(value)
+
+
+def _extra(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError("'extra' must be an object")
+    try:
+        _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except DataError:
+        raise
+    except (ValueError, RecursionError):
+        raise DataError("'extra' is too deep, or holds a number that is not finite") from None
     return value
 
 

@@ -26,6 +26,8 @@ def ask(*parts: object, answer: str = "yes", **more: object) -> dict[str, object
 
 
 PLAIN = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
+SAY = [{"role": "assistant", "content": "yes"}]
+OPEN = {"messages": [{"role": "user", "content": "hi"}]}
 PICTURE = {"type": "image", "path": "media/a.png"}
 SOUND = {"type": "audio", "path": "media/a.wav"}
 
@@ -92,6 +94,17 @@ def test_a_turn_may_be_left_out_of_the_loss(tmp_path: Path) -> None:
     assert [turn.loss for turn in sample.turns] == [True, False]
 
 
+def test_a_row_may_hold_a_preference_and_where_it_comes_from(tmp_path: Path) -> None:
+    no = [{"role": "assistant", "content": "no"}, {"role": "user", "content": "sure?"}, *SAY]
+    about = {"source": "made up", "license": "CC0-1.0", "id": "7", "extra": {"tag": [1, None]}}
+    (sample,) = load_data(write(tmp_path, {**OPEN, "chosen": SAY, "rejected": no, **about}))
+    assert [turn.text for turn in sample.chosen] == ["yes"]
+    assert [turn.role for turn in sample.rejected] == ["assistant", "user", "assistant"]
+    assert {name: getattr(sample, name) for name in about} == about
+    write_jsonl(tmp_path / "b.jsonl", [sample])
+    assert json.loads((tmp_path / "b.jsonl").read_text()) == {**OPEN, "chosen": SAY, "rejected": no, **about}
+
+
 def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
     write(tmp_path, PLAIN, PLAIN, name="train.jsonl")
     assert len(load_data(tmp_path)) == 2
@@ -116,7 +129,10 @@ def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
         ('{"weight": ' + "1" * 5000 + "}", "not valid JSON"),
         ({}, "'messages' must be a list with at least one message"),
         ({"messages": []}, "'messages' must be a list with at least one message"),
-        ({"mesages": []}, "unknown key 'mesages'; did you mean 'messages'? known: groups, messages, weight"),
+        (
+            {"mesages": []},
+            "unknown key 'mesages'; did you mean 'messages'? known: chosen, extra, groups, id, ",
+        ),
         ({**PLAIN, "wieght": 1}, "unknown key 'wieght'; did you mean 'weight'?"),
         ({"messages": [{"role": "usr", "content": "x"}]}, "unknown role 'usr'; did you mean 'user'?"),
         ({"messages": [{"role": "user", "text": "x"}]}, "unknown key 'text'; did you mean 'content'?"),
@@ -149,6 +165,24 @@ def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
         ({**PLAIN, "weight": 10**400}, "finite number above 0"),
         ({**PLAIN, "groups": ["a"]}, "'groups' must be an object with strings"),
         ({**PLAIN, "groups": {"a": 1}}, "'groups' must be an object with strings"),
+        ({**PLAIN, "id": 3}, "'id' must be a string that is not empty"),
+        ({**PLAIN, "license": ""}, "'license' must be a string that is not empty"),
+        ({**PLAIN, "source": "\udcff"}, "surrogate"),
+        ({**PLAIN, "extra": []}, "'extra' must be an object"),
+        ({**PLAIN, "extra": {"a": float("inf")}}, "holds a number that is not finite"),
+        ({**PLAIN, "extra": {"a": "\udcff"}}, "surrogate"),
+        ({**PLAIN, "chosen": [], "rejected": []}, "must end with the user"),
+        ({**OPEN, "chosen": SAY}, "'rejected' is missing; 'chosen' and 'rejected' stand together"),
+        ({**OPEN, "chosen": [], "rejected": SAY}, "'chosen' must be a list with at least one message"),
+        ({**OPEN, "chosen": SAY, "rejected": OPEN["messages"]}, "rejected[0] must have the role 'assistant'"),
+        (
+            {**OPEN, "chosen": [*SAY, {"role": "system", "content": "x"}], "rejected": SAY},
+            "chosen[1]: only the first",
+        ),
+        (
+            {**OPEN, "chosen": [*SAY, {"role": "user", "content": [PICTURE]}], "rejected": SAY},
+            "chosen[1]: 'chosen' is text; media stand in 'messages'",
+        ),
     ],
 )
 def test_a_wrong_row_is_named_with_file_line_and_what_is_allowed(
