@@ -31,13 +31,14 @@ from studio.assets import find_data, find_model
 from studio.checkpoint import Checkpoint
 from studio.config import to_dict
 from studio.data import load_data
+from studio.data.identity import data_hash
 from studio.errors import ConfigError
 from studio.families._save import save_pretrained
 from studio.files import atomic_folder
 from studio.log import Log, QuietLog
 from studio.runs import Record, begin_run, find_same, new_record, write_card, write_run
 from studio.training.batches import epoch_batches, micro_batches, steps_per_epoch
-from studio.training.encoding import data_hash, encode_samples, open_encoded
+from studio.training.encoding import encode_samples, open_encoded
 from studio.training.evaluation import evaluation_loss
 from studio.training.interrupt import Interrupt
 from studio.training.loss import Precision, TokenLoss, compute_type

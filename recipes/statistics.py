@@ -22,11 +22,11 @@ from studio.assets import find_data, find_model
 from studio.checkpoint import Checkpoint
 from studio.config import to_dict
 from studio.data import load_data
+from studio.data.identity import data_hash
 from studio.errors import CheckpointError, ConfigError
 from studio.log import Log
 from studio.runs import new_record, write_run
 from studio.statistics import collect, write_statistics
-from studio.training.encoding import data_hash
 from studio.training.threads import set_threads
 from studio.types import Run
 

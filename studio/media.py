@@ -139,7 +139,7 @@ def read_sound(path: Path | str) -> tuple[Samples, int]:
             samples = _mono(file)
             promised, rate, form = file.frames, int(file.samplerate), file.format
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: it asks how to read a '.raw'
-        if "sound" in _kind(path) or "OGG" in _kind(path):
+        if "sound" in kind_of(path) or "OGG" in kind_of(path):
             raise MediaError(f"sound '{path}' is truncated or damaged ({_reason(error)})") from None
         raise MediaError(_not(path, "sound", SOUND_KINDS)) from None
     _require_whole(path, form, len(samples), promised)
@@ -236,7 +236,7 @@ def _ogg_ends(file: BinaryIO) -> bool:
     return whole and bool(tail[at + 5] & 0x04)
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Return what the first bytes of a file say it is."""
     with open(path, "rb") as file:
         head = file.read(512)
@@ -259,7 +259,7 @@ def _kind(path: Path) -> str:
 
 
 def _not(path: Path, what: str, allowed: str) -> str:
-    kind = _kind(path)
+    kind = kind_of(path)
     if what in kind:
         return f"{what} '{path}' is truncated or damaged (its header cannot be read)"
     return f"{what} '{path}' is {kind}, not a {what}; allowed: {allowed}"

@@ -139,6 +139,12 @@ class Family:
         prefix wins, so a projector may live inside a tower's tree.
     ``lora_targets``
         tower -> regular expression that fully matches the module paths LoRA may adapt there.
+    ``processor(path)``
+        the processor that `load` returns, without a weight being read; None asks `load`.
+    ``media_tokens(config, item)``
+        the places that the media of an encoded sample need in its text as the model's configuration has
+        it, by modality; none where media do not stand in the text. A processor that writes another
+        number of them belongs to another model.
     ``tiny(folder)``
         writes a random checkpoint of a few hundred kilobytes with its genuine configuration and
         processor classes, and returns the folder.
@@ -154,6 +160,8 @@ class Family:
     towers: Mapping[str, tuple[str, ...]]
     lora_targets: Mapping[str, str]
     tiny: Callable[[Path], Path]
+    processor: Callable[[Path], Any] | None = None
+    media_tokens: Callable[[Any, Batch], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

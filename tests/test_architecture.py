@@ -16,12 +16,13 @@ DOORS = {
     "gradio": ("apps/web/",),
     "mergekit": ("mergers/_mergekit.py",),
     "peft": ("studio/adapters.py", "studio/variants.py"),
-    "soundfile": ("studio/media.py", "studio/synthetic/"),
+    "soundfile": ("studio/media.py", "studio/media_facts.py", "studio/synthetic/"),
     "torchaudio": ("studio/media.py", "studio/synthetic/"),
-    "PIL": ("studio/media.py", "studio/synthetic/", "studio/heatmap_picture.py"),
+    "PIL": ("studio/media.py", "studio/media_facts.py", "studio/synthetic/", "studio/heatmap_picture.py"),
     "transformers": ("studio/families/", "studio/generate.py"),
     "accelerate": ("studio/training/", "recipes/"),
     "sqlalchemy": ("studio/store.py",),
+    "pyarrow": ("studio/data/",),
 }
 FILES = sorted(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))
 

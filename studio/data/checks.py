@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from studio.data.jsonl import SHOWN, together
+from studio.data.kept_facts import Kept, examine
 from studio.errors import DataError, MediaError
 from studio.log import Log
-from studio.media import load_image, read_sound
 from studio.types import Family, Sample
 
 
@@ -24,8 +22,8 @@ def check_data(samples: Sequence[Sample], family: Family, log: Log) -> None:
     check_media(samples, log)
 
 
-def check_media(samples: Sequence[Sample], log: Log) -> None:
-    """Decode every medium of ``samples`` once, in threads.
+def check_media(samples: Sequence[Sample], log: Log, kept: Kept | None = None) -> None:
+    """Decode every medium of ``samples`` once, in threads; what is known from earlier is not decoded again.
 
     Raises:
         MediaError: naming each file that is missing, empty, truncated or of the wrong type with the
@@ -37,30 +35,14 @@ def check_media(samples: Sequence[Sample], log: Log) -> None:
             first.setdefault((image.path, True), sample.where)
         for sound in sample.sounds:
             first.setdefault((sound.path, False), sample.where)
-    if not first:
-        return
-    log.stage("checking media", len(first), "files")
-    wrong: list[str] = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for where, problem in zip(first.values(), pool.map(_problem, first), strict=True):
-            log.advance()
-            if problem:
-                wrong.append(f"{where}: {problem}")
+    found = examine(first, log, kept)
+    wrong = [
+        f"{where}: {found[medium].facts.sentence}"
+        for medium, where in first.items()
+        if found[medium].facts.trouble
+    ]
     if wrong:
         raise MediaError(together(wrong[:SHOWN], len(wrong), "media files", len(first)))
-
-
-def _problem(medium: tuple[Path, bool]) -> str | None:
-    """Return what is wrong with one picture (True) or sound (False)."""
-    path, picture = medium
-    try:
-        if picture:
-            load_image(path)
-        else:
-            read_sound(path)
-    except MediaError as error:
-        return str(error)
-    return None
 
 
 def check_modalities(samples: Sequence[Sample], family: Family) -> None:

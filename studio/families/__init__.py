@@ -10,6 +10,7 @@ from studio import plugins
 from studio.errors import CheckpointError, unknown
 
 if TYPE_CHECKING:
+    from studio.families._gauge import Gauge
     from studio.families._layout import Module
     from studio.families._reload import Reloaded
     from studio.types import Family
@@ -50,6 +51,13 @@ def detect(folder: Path | str) -> Family:
     raise CheckpointError(
         f"{folder}: {unknown('model_type', kind, handled)}; add one file under studio/families to handle it"
     )
+
+
+def gauge(folder: Path | str) -> Gauge:
+    """Return what measures rows for the model in ``folder``, without a weight being read."""
+    from studio.families import _gauge
+
+    return _gauge.gauge(Path(folder))
 
 
 def layout(folder: Path | str) -> dict[str, Module]:

@@ -14,6 +14,7 @@ from studio.errors import CheckpointError
 from studio.types import Loaded
 
 _ONE_AT_A_TIME = threading.RLock()
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
@@ -23,19 +24,32 @@ def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) 
     damaged, or when a weight of the model is not in the checkpoint: transformers would go on with random
     numbers in its place.
     """
-    from transformers import AutoProcessor
-
-    local = {"local_files_only": True, "trust_remote_code": False}
     with _one_sentence(path), quiet():
         model, report = kind.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
-        processor = AutoProcessor.from_pretrained(path, **local)
+    made = processor(path)
     missing = sorted(report["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{path}: the weights of '{missing[0]}'{more} are missing from this checkpoint")
-    return Loaded(model.to(device).eval(), processor)
+    return Loaded(model.to(device).eval(), made)
+
+
+def processor(path: Path | str) -> Any:
+    """Load the processor that lies in a folder; `CheckpointError` when a file of it is missing or damaged."""
+    from transformers import AutoProcessor
+
+    with _one_sentence(path), quiet():
+        return AutoProcessor.from_pretrained(path, **_LOCAL)
+
+
+def config(path: Path | str) -> Any:
+    """Load the configuration in a folder with all its defaults; `CheckpointError` when it is damaged."""
+    from transformers import AutoConfig
+
+    with _one_sentence(path), quiet():
+        return AutoConfig.from_pretrained(path, **_LOCAL)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 
 from studio.errors import DataError
 from studio.families import _chat, _omni_build
-from studio.families._load import pretrained
+from studio.families._load import pretrained, processor
 from studio.media import load_image, load_sound
 from studio.types import Batch, Family, Loaded, Sample
 
@@ -77,6 +77,20 @@ def collate(processor: Any, items: Sequence[Batch], side: Literal["left", "right
     return batch
 
 
+def media_tokens(config: Any, item: Batch) -> dict[str, int]:
+    """Return how many features the towers make of an encoded sample's pictures and sounds."""
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as model
+
+    made: dict[str, int] = {}
+    if "image_grid_thw" in item:
+        patches = int(item["image_grid_thw"].prod(-1).sum())
+        made["image"] = patches // config.vision_config.spatial_merge_size**2
+    if "feature_attention_mask" in item:
+        lengths = model.Qwen2_5OmniAudioEncoder._get_feat_extract_output_lengths
+        made["audio"] = int(lengths(None, item["feature_attention_mask"].sum(-1))[1].sum())
+    return made
+
+
 def tiny(folder: Path) -> Path:
     """Write a random thinker of about 200,000 parameters with its genuine processor."""
     return _omni_build.build(folder, _omni_build.TINY, _omni_build.TINY_TEXTS, seed=0)
@@ -104,4 +118,6 @@ FAMILY = Family(
         r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
     },
     tiny=tiny,
+    processor=processor,
+    media_tokens=media_tokens,
 )

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from studio.errors import DataError, MediaError
 from studio.families import _chat, model_type
-from studio.families._load import pretrained
+from studio.families._load import pretrained, processor
 from studio.media import load_image
 from studio.types import Batch, Family, Loaded, Sample
 
@@ -84,6 +84,15 @@ def _filled(tiles: torch.Tensor, most: int, height: int, width: int) -> torch.Te
     return functional.pad(tiles, gaps)
 
 
+def media_tokens(config: Any, item: Batch) -> dict[str, int]:
+    """Return how many features the vision tower makes of an encoded sample's tiles."""
+    if "pixel_values" not in item:
+        return {}
+    tiles, _, height, width = item["pixel_values"].shape
+    patch = config.vision_config.patch_size
+    return {"image": tiles * (height // patch) * (width // patch) // config.scale_factor**2}
+
+
 def tiny(folder: Path) -> Path:
     """Write a random SmolVLM of about 60,000 parameters with its genuine processor."""
     from studio.families import _smolvlm_build
@@ -112,4 +121,6 @@ FAMILY = Family(
         r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
     },
     tiny=tiny,
+    processor=processor,
+    media_tokens=media_tokens,
 )

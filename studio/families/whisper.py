@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 
 from studio.errors import DataError, MediaError
+from studio.families import _load
 from studio.families._chat import IGNORE, pad
 from studio.families._load import pretrained
 from studio.media import load_sound
@@ -36,10 +37,24 @@ def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device: str = 
     from transformers import WhisperForConditionalGeneration
 
     loaded = pretrained(WhisperForConditionalGeneration, path, dtype=dtype, device=device)
-    tokenizer, settings = loaded.processor.tokenizer, loaded.model.generation_config
+    return Loaded(loaded.model, _spoken(loaded.processor, loaded.model.generation_config))
+
+
+def processor(path: Path | str) -> Any:
+    """Load the processor alone, for the language that `load` would choose."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig()
+    if (Path(path) / "generation_config.json").is_file():
+        settings = GenerationConfig.from_pretrained(path, local_files_only=True)
+    return _spoken(_load.processor(path), settings)
+
+
+def _spoken(processor: Any, settings: Any) -> Any:
+    tokenizer = processor.tokenizer
     if getattr(settings, "is_multilingual", False) and tokenizer.language is None:
         tokenizer.set_prefix_tokens(language="english", task=tokenizer.task or "transcribe")
-    return loaded
+    return processor
 
 
 def encode(processor: Any, sample: Sample, supervise: bool) -> Batch:
@@ -161,4 +176,5 @@ FAMILY = Family(
         r"((self_attn|encoder_attn)\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)",
     },
     tiny=tiny,
+    processor=processor,
 )

@@ -11,10 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from studio.data import check_media, check_modalities
+from studio.data.identity import sample_key
 from studio.data.jsonl import SHOWN, together
 from studio.errors import DataError
-from studio.files import folder_hash, sha256_file
+from studio.families._gauge import TOKENS, encode, maker
 from studio.log import Log
-from studio.types import Batch, Family, Sample, Text
+from studio.types import Batch, Family, Sample
 
 #: Samples in one shard: few enough that a kill loses seconds, enough that files stay few.
 SHARD = 128
-#: Whatever is called so in a batch names the tokens; the other tensors are media.
-TOKENS = ("input_ids", "decoder_input_ids")
 
 
 class Encoded(Sequence[Batch]):
@@ -126,70 +122,17 @@ def open_encoded(model_folder: Path, family: Family, samples: Sequence[Sample], 
     return Encoded(shards, [sample.weight for sample in samples])
 
 
-def data_hash(samples: Sequence[Sample]) -> str:
-    """Return a SHA-256 over what the samples say, the bytes of their media and their weights.
-
-    File names, places and groups do not matter; the order does.
-
-    Raises:
-        MediaError: if a medium cannot be read.
-    """
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{sample_key(sample)}:{sample.weight!r}\n".encode())
-    return digest.hexdigest()
-
-
-def sample_key(sample: Sample) -> str:
-    """Return a SHA-256 over a sample's turns, with the contents of its media in place of their paths."""
-    turns = [
-        [
-            turn.role,
-            turn.loss,
-            [
-                ["text", part.text]
-                if isinstance(part, Text)
-                else [type(part).__name__, _media_hash(part.path)]
-                for part in turn.parts
-            ],
-        ]
-        for turn in sample.turns
-    ]
-    return hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()
-
-
-def _media_hash(path: Path) -> str:
-    """Return a file's hash; a file that cannot be read has none, and the check before encoding names it."""
-    try:
-        status = os.stat(path)
-        return _hash_of(str(path), status.st_size, status.st_mtime_ns)
-    except OSError:
-        return "unreadable"
-
-
-@lru_cache(maxsize=1 << 20)
-def _hash_of(path: str, _size: int, _time: int) -> str:
-    return sha256_file(path)
-
-
 def _shards(
     model_folder: Path, family: Family, samples: Sequence[Sample], folder: Path
 ) -> Iterator[tuple[Path, Sequence[Sample]]]:
     """Yield each shard's file, named by its content, with its samples."""
-    maker = _maker(model_folder, family)
+    made_by = maker(model_folder, family)
     for begin in range(0, len(samples), SHARD):
         rows = samples[begin : begin + SHARD]
-        digest = hashlib.sha256(maker.encode())
+        digest = hashlib.sha256(made_by.encode())
         for sample in rows:
             digest.update(sample_key(sample).encode())
         yield folder / f"{digest.hexdigest()[:32]}.safetensors", rows
-
-
-def _maker(model_folder: Path, family: Family) -> str:
-    """Return a hash over what turns a row into tensors: the processor's files, the code, the library."""
-    code = Path(sys.modules[family.encode.__module__].__file__ or "")
-    files = folder_hash(model_folder, ("*.json", "*.jinja", "*.txt", "*.model"))
-    return ":".join((files, folder_hash(code.parent, ("*.py",)), version("transformers")))
 
 
 def _check_answers(samples: Sequence[Sample]) -> None:
@@ -207,7 +150,7 @@ def _check_answers(samples: Sequence[Sample]) -> None:
 
 def _encode(processor: Any, family: Family, sample: Sample) -> Batch:
     """Encode one sample and refuse what would train silently wrong."""
-    item = family.encode(processor, sample, True)
+    item = encode(processor, family, sample)
     if not bool((item["labels"] != -100).any()):
         raise DataError(f"{sample.where}: all labels are masked, so nothing would be learned from this row")
     for key, value in item.items():

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from studio.data.identity import data_hash
 from studio.errors import CheckpointError, ConfigError, DataError, MediaError
 from studio.families import family
 from studio.log import QuietLog
 from studio.runs import differences, find_same, new_record, read_run, write_run
 from studio.training import encoding
-from studio.training.encoding import data_hash, encode_samples, open_encoded
+from studio.training.encoding import encode_samples, open_encoded
 from studio.training.tracking import check_tracker, read_metrics
 from studio.types import Image, Sample, Sound, Text, Turn
 

@@ -1,0 +1,127 @@
+"""Checking whole sets: every row read, every medium decoded, every pair of splits compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.data.findings import copies, kinds, media, rows
+from studio.data.findings.found import Finding, Report
+from studio.data.jsonl import SHOWN, together
+from studio.data.kept_facts import Examined, Kept, Medium, examine
+from studio.errors import DataError, MediaError
+from studio.log import Log
+from studio.types import Sample
+
+if TYPE_CHECKING:
+    from studio.families._gauge import Gauge
+
+_FILES = {kind.name for kind in (kinds.MISSING, kinds.NOT_A_FILE, kinds.EMPTY_FILE, kinds.TRUNCATED)} | {
+    kinds.WRONG_TYPE.name,
+    kinds.BOMB.name,
+}
+
+
+def check(files: Sequence[Path], log: Log, *, gauge: Gauge | None = None, kept: Kept | None = None) -> Report:
+    """Return what is wrong with the data files of one set, its splits.
+
+    With a ``gauge`` every row is encoded by that model's processor, too. Nothing about the rows or their
+    media is raised: all of it is in the report.
+
+    Raises:
+        DataError: if a data file cannot be read at all, or none of them has a row.
+    """
+    samples: list[Sample] = []
+    wrong: list[Finding] = []
+    for file in files:
+        for row in rows.read_rows(file):
+            if isinstance(row, Sample):
+                samples.append(row)
+            else:
+                wrong.append(row)
+    if not samples and not wrong:
+        raise DataError(f"data file '{files[0]}' holds no samples" if files else "there is no data file")
+    found, count = _check(samples, log, gauge, kept or Kept())
+    order = {Path(file).absolute(): number for number, file in enumerate(files)}
+    findings = sorted([*wrong, *found], key=lambda f: (order.get(f.file, 0), f.row))
+    return Report(files=tuple(files), rows=len(samples) + len(wrong), media=count, findings=findings)
+
+
+def check_before_training(
+    samples: Sequence[Sample], log: Log, *, gauge: Gauge | None = None, kept: Kept | None = None
+) -> dict[str, int]:
+    """Check the rows of a run before its first step; return how often each kind of warning was found.
+
+    Warnings are told to ``log`` as counts. What the length policy settles is no error here.
+
+    Raises:
+        DataError: with the sentences of the first ten errors; `MediaError` if all are about files.
+    """
+    found, _ = _check(samples, log, gauge, kept or Kept(), encode=False)
+    errors = [finding for finding in found if finding.error and finding.kind != kinds.LONG_SOUND.name]
+    if errors:
+        kind = MediaError if all(finding.kind in _FILES for finding in errors) else DataError
+        lines = {(finding.file, finding.row) for finding in errors}
+        told = [finding.sentence for finding in errors[:SHOWN]]
+        if len(errors) == 1:
+            raise kind(told[0])
+        raise kind(together(told, max(len(errors), len(lines)), "findings", len(found)))
+    warnings = Report(files=(), rows=len(samples), media=0, findings=found).counts()
+    if warnings:
+        counts = ", ".join(f"{count} {name}" for name, count in warnings.items())
+        log.say(f"data: {counts}; `triptych check` tells where")
+    return warnings
+
+
+def _check(
+    samples: Sequence[Sample], log: Log, gauge: Gauge | None, kept: Kept, encode: bool = True
+) -> tuple[list[Finding], int]:
+    """Return all findings in the rows that could be read, and how many media there are."""
+    examined = examine(_media(samples), log, kept)
+    digests = {path: one.digest for (path, _), one in examined.items()}
+    facts = {path: one.facts for (path, _), one in examined.items()}
+
+    def digest_of(path: Path) -> str:
+        return digests.get(path, "")
+
+    rate = gauge.rate if gauge else media.usual_rate(facts.values())
+    found: list[Finding] = []
+    whole: list[Sample] = []
+    for sample in samples:
+        own = [*_of_row(sample), *_of_media(sample, examined, rate)]
+        if gauge is not None:
+            from studio.data.findings import lengths
+
+            own += [*lengths.modalities(sample, gauge), *lengths.long_sounds(sample, gauge, facts)]
+        found += own
+        if not any(finding.error for finding in own):
+            whole.append(sample)
+    found += copies.copies(samples, digest_of)
+    found += copies.leaked_media(samples, digest_of)
+    found += copies.repeated_ids(samples)
+    found += copies.groups(samples)
+    if gauge is not None and encode:
+        from studio.data.findings import lengths
+
+        found += lengths.lengths(whole, gauge, kept, digest_of, log)
+    return found, len(examined)
+
+
+def _media(samples: Sequence[Sample]) -> Iterator[Medium]:
+    for sample in samples:
+        for image in sample.images:
+            yield image.path, True
+        for sound in sample.sounds:
+            yield sound.path, False
+
+
+def _of_row(sample: Sample) -> Iterator[Finding]:
+    for kind, message in (*rows.answers(sample), *rows.tags(sample)):
+        yield Finding(row=sample.line, file=sample.file, kind=kind.name, message=message)
+
+
+def _of_media(sample: Sample, examined: dict[Medium, Examined], rate: int) -> Iterator[Finding]:
+    for medium in dict.fromkeys(_media([sample])):
+        for kind, message in media.findings_of(*medium, examined[medium].facts, rate):
+            yield Finding(row=sample.line, file=sample.file, kind=kind.name, message=message, medium=medium)
