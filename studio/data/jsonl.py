@@ -1,13 +1,15 @@
-"""Data files: JSON lines, one `Sample` a line, streamed in and written whole."""
+"""Data files: JSON lines or Parquet, one `Sample` a row, streamed in and written whole."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from studio.data.rows import Folder, read_row, row_of
+from studio.data.parquet import parquet_rows
+from studio.data.rows import Folder, read_row, row_of, sample_of
 from studio.errors import DataError, unknown
 from studio.types import Sample
 
@@ -16,7 +18,7 @@ SHOWN = 10
 
 
 def load_data(path: Path | str, split: str | None = None) -> list[Sample]:
-    """Return all samples of a ``.jsonl`` file, or of ``<split>.jsonl`` in a folder.
+    """Return all samples of a ``.jsonl`` or ``.parquet`` file, or of the file ``<split>`` in a folder.
 
     Args:
         path: a data file, or a folder with files such as ``train.jsonl`` and ``test.jsonl``.
@@ -38,14 +40,14 @@ def find_data(path: Path | str, split: str | None = None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        near = [file.stem for file in path.parent.glob("*.jsonl")] if path.parent.is_dir() else []
+        near = list(_files(path.parent)) if path.parent.is_dir() else []
         hint = f"; {unknown('data file', path.stem, near)}" if near else ""
         raise DataError(f"data '{path}' does not exist{hint}")
-    files = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
+    files = _files(path)
     if split is None and len(files) == 1:
         return next(iter(files.values()))
     if not files:
-        raise DataError(f"data folder '{path}' holds no .jsonl file")
+        raise DataError(f"data folder '{path}' holds no .jsonl or .parquet file")
     if split is None:
         raise DataError(f"data folder '{path}' holds several files; name a split: {', '.join(files)}")
     if split not in files:
@@ -53,11 +55,28 @@ def find_data(path: Path | str, split: str | None = None) -> Path:
     return files[split]
 
 
-def samples(path: Path | str) -> Iterator[Sample]:
-    """Yield the samples of a data file, holding one line in memory.
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the data files in a folder by split.
+
+    Raises:
+        DataError: if one split is there twice.
+    """
+    files: dict[str, Path] = {}
+    for file in sorted((*folder.glob("*.jsonl"), *folder.glob("*.parquet"))):
+        if file.stem in files:
+            raise DataError(
+                f"data folder '{folder}' holds {file.stem}.jsonl and {file.stem}.parquet; keep one"
+            )
+        files[file.stem] = file
+    return files
+
+
+def samples(path: Path | str, begins: Callable[[int], None] | None = None) -> Iterator[Sample]:
+    """Yield the samples of a data file, holding one line in memory (of a Parquet file, one batch).
 
     From the first wrong row on nothing more is yielded: the rest is only read to find the other
-    wrong rows, and all are raised together.
+    wrong rows, and all are raised together. ``begins`` is told the byte offset of each line of JSON
+    before its sample is yielded.
 
     Raises:
         DataError: if the file cannot be read, has wrong rows, or holds no sample.
@@ -66,32 +85,60 @@ def samples(path: Path | str) -> Iterator[Sample]:
     folder = Folder(path.parent)
     wrong: list[str] = []
     count = good = 0
+    if path.suffix == ".parquet":
+        read: Callable[[Any, Folder, Path, int], Sample] = sample_of
+        rows: Iterable[tuple[int, Any]] = parquet_rows(path)
+    else:
+        read, rows = read_row, _lines(path, begins)
     try:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                    if not line.strip():
-                        continue
-                    sample = read_row(line, folder, path, number)
-                except UnicodeDecodeError as error:
-                    problem = f"not UTF-8 at byte {error.start + 1} of the line"
-                except DataError as error:
-                    problem = str(error)
-                else:
-                    good += 1
-                    if not count:
-                        yield sample
-                    continue
+        for number, row in rows:
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                sample = read(row, folder, path, number)
+            except DataError as error:
                 count += 1
                 if len(wrong) < SHOWN:
-                    wrong.append(f"{path}:{number}: {problem}")
+                    wrong.append(f"{path}:{number}: {error}")
+            else:
+                good += 1
+                if not count:
+                    yield sample
     except OSError as error:
         raise DataError(f"data file '{path}' cannot be read ({error.strerror})") from None
     if count:
         raise DataError(together(wrong, count, "rows", count + good))
     if not good:
         raise DataError(f"data file '{path}' holds no samples")
+
+
+def _lines(path: Path, begins: Callable[[int], None] | None) -> Iterator[tuple[int, str | DataError]]:
+    """Yield the number and the text of every line that is not blank."""
+    offset = 0
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line: str | DataError = bare_line(raw, number)
+            except DataError as error:
+                line = error
+            if line:
+                if begins:
+                    begins(offset)
+                yield number, line
+            offset += len(raw)
+
+
+def bare_line(raw: bytes, number: int) -> str:
+    """Return line ``number`` as text, or the empty string if it is blank.
+
+    Raises:
+        DataError: if it is not UTF-8.
+    """
+    try:
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
+    return line if not line.isspace() else ""
 
 
 def together(sentences: list[str], count: int, unit: str, total: int) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
 from studio.data import check_data, check_media, check_modalities, load_data, samples, write_jsonl
+from studio.data.index import Rows
+from studio.data.parquet import columns, schema
 from studio.errors import DataError, MediaError
 from studio.log import QuietLog
 from studio.media import save_sound
@@ -116,7 +121,7 @@ def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
         load_data(tmp_path, "tset")
     with pytest.raises(DataError, match=r"does not exist; .*did you mean 'train'"):
         load_data(tmp_path / "trian.jsonl")
-    with pytest.raises(DataError, match=r"holds no \.jsonl file"):
+    with pytest.raises(DataError, match=r"holds no \.jsonl or \.parquet file"):
         load_data(tmp_path.joinpath("empty").mkdir() or tmp_path / "empty")
 
 
@@ -325,3 +330,44 @@ def test_a_family_that_lacks_a_modality_says_so_with_file_and_line(folder: Path)
         DataError, match=r"train\.jsonl:2: family 'narrow' takes no audio; allowed: image, text"
     ):
         check_modalities(data, family("text", "image"))
+
+
+def test_rows_are_read_at_random_and_the_index_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.data.index.MARKS", 8)
+    lines = [json.dumps({**PLAIN, "id": str(number)}) for number in range(50)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(f"{line}\n" if number % 3 else line for number, line in enumerate(lines)))
+    rows, whole = Rows(path), load_data(path)
+    assert len(rows) == 50
+    assert rows.step == 8
+    assert [rows[at] for at in range(50)] == list(rows) == whole
+    assert [row.id for row in rows[-3:]] == ["47", "48", "49"]
+    with pytest.raises(IndexError):
+        rows[50]
+    path.write_text("")
+    with pytest.raises(DataError, match="was changed while it was in use"):
+        rows[0]
+
+
+def test_parquet_rows_are_the_same_rows(folder: Path) -> None:
+    more = {"groups": {"who": "A"}, "weight": 2, "license": "CC0-1.0", "extra": {"deep": [1, {"a": None}]}}
+    rows = [PLAIN, ask(PICTURE, SOUND, {"type": "text", "text": "what?"}, **more)]
+    rows.append({**OPEN, "chosen": SAY, "rejected": [{"role": "assistant", "content": "no", "loss": False}]})
+    table = pa.Table.from_pylist([columns(row) for row in rows], schema=schema())
+    pq.write_table(table, folder / "b.parquet")
+    for plain, back in zip(load_data(write(folder, *rows)), load_data(folder, "b"), strict=True):
+        assert back == dataclasses.replace(plain, file=folder / "b.parquet")
+
+
+def test_a_wrong_parquet_row_is_named_and_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"messages": [None, None], "id": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet:2: 'messages' must be a list"):
+        load_data(tmp_path)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"a\.parquet' (is damaged|cannot be read)"):
+        load_data(tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps(PLAIN))
+    with pytest.raises(DataError, match=r"holds a\.jsonl and a\.parquet; keep one"):
+        load_data(tmp_path)
