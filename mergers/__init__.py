@@ -12,13 +12,14 @@ Importing this package imports no torch; `plan` and `merge` do.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergers._ranks import ALONE, Ranks
 from mergers._spec import MergeSpec, Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from mergers._bake import bake
     from mergers._diagnose import Diagnosis
@@ -38,6 +39,7 @@ __all__ = [
     "MergeSpec",
     "Model",
     "Plan",
+    "Ranks",
     "bake",
     "diagnose",
     "diff",
@@ -68,17 +70,25 @@ def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
     return _estimate.estimate(planned, out)
 
 
-def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeReport:
+def merge(
+    spec: MergeSpec, out: str | Path, log: Log | None = None, *, ranks: Ranks | None = None
+) -> MergeReport:
     """Merge as ``spec`` says into the folder ``out``, whole or not at all, and return the report.
 
-    Raises subclasses of `TriptychError`; nothing is left behind then.
+    ``ranks`` says by how many processes and on which device, as in ``Ranks.of(nproc=2)``; the result is the
+    same for any number. Raises subclasses of `TriptychError`; nothing is left behind then, except where one
+    of several processes was killed: the same merge goes on from there.
     """
+    if ranks is not None and ranks.several:
+        from mergers._together import merge_together
+
+        return merge_together(spec, Path(out), log, ranks)
     from mergers._early import hash_inputs
 
     hash_inputs(spec)
     from mergers import _engine
 
-    return _engine.merge(spec, out, log)
+    return _engine.merge(spec, out, log, ranks or ALONE)
 
 
 def diagnose(

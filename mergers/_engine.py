@@ -12,7 +12,9 @@ from mergers._assign import check_settings
 from mergers._card import card
 from mergers._checks import check_norm
 from mergers._inputs import Opened, check_output, open_inputs
+from mergers._meeting import Host
 from mergers._plan import Plan
+from mergers._ranks import ALONE, Ranks
 from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
 from mergers._selftest import selftest
@@ -29,19 +31,31 @@ def plan(spec: MergeSpec) -> Plan:
 
     Raises subclasses of `TriptychError` for everything that would stop the merge before it starts.
     """
-    return _prepare(spec)[0]
+    return prepare(spec)[0]
 
 
-def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeReport:
+def merge(
+    spec: MergeSpec,
+    out: str | Path,
+    log: Log | None = None,
+    ranks: Ranks = ALONE,
+    host: Host | None = None,
+) -> MergeReport:
     """Merge as ``spec`` says into the folder ``out``, whole or not at all, and return the report.
 
-    Raises subclasses of `TriptychError`; nothing is left behind then.
+    ``host`` leads the other processes, where there are any. Raises subclasses of `TriptychError`; nothing is
+    left behind then.
     """
     began = time.monotonic()
     log, out = log or QuietLog(), Path(out)
     check_output(spec, out)
-    planned, opened = _prepare(spec)
+    planned, opened = prepare(spec)
     if planned.kind == "adapter":
+        if ranks != ALONE:
+            raise MergeError(
+                "adapters are merged by one process on the processor; leave --nproc, --device and the "
+                "launcher out, or merge them into a full model (output: model)"
+            )
         with atomic_folder(out) as folder, one_torch_thread():
             report = merge_adapters(planned, opened, folder, log)
             if spec.selftest:
@@ -50,8 +64,9 @@ def merge(spec: MergeSpec, out: str | Path, log: Log | None = None) -> MergeRepo
                 )
             report = _finish(planned, opened, folder, replace(report, out=out))
     else:
-        with workspace(out, merge_key(planned, opened)) as (folder, journal), one_torch_thread():
-            report = _models.merge_models(planned, opened, folder, log, journal)
+        key = merge_key(planned, opened, ranks.device)
+        with workspace(out, key) as (folder, journal), one_torch_thread():
+            report = _models.merge_models(planned, opened, folder, log, journal, ranks, host)
             if spec.selftest:
                 log.say(selftest(folder, Path(planned.donor), str(out)))
             report = _finish(planned, opened, folder, replace(report, out=out))
@@ -93,7 +108,8 @@ def replay(folder: str | Path, out: str | Path, log: Log | None = None) -> Merge
     return report
 
 
-def _prepare(spec: MergeSpec) -> tuple[Plan, Opened]:
+def prepare(spec: MergeSpec) -> tuple[Plan, Opened]:
+    """Return the plan and what it was made from; raises as `plan` does."""
     check_settings(spec)
     opened = open_inputs(spec)
     only_adapters = len(opened.adapters) == len(opened.models)

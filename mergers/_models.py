@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from mergers._budget import threads_within
 from mergers._checks import check_models
 from mergers._groups import Groups, Subject, subjects_of, towers_of
 from mergers._inputs import Opened
+from mergers._meeting import Guest, Host
 from mergers._parts import Part, adjust_companions, parts_of
 from mergers._place import Place
 from mergers._plan import Plan, Step
+from mergers._ranks import ALONE, Ranks, shares
 from mergers._report import MergeReport
-from mergers._resume import Journal
+from mergers._resume import Journal, finished_by, merge_key, others
 from mergers._settings import method
 from mergers._sources import FLOATS, Input, tied_name
 from mergers._spec import MergeSpec
@@ -141,41 +143,39 @@ def _extra(spec: MergeSpec, number: int, source: Input, donor: Checkpoint) -> li
     return found
 
 
-def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal: Journal) -> MergeReport:
+def merge_models(
+    planned: Plan,
+    opened: Opened,
+    folder: Path,
+    log: Log,
+    journal: Journal,
+    ranks: Ranks = ALONE,
+    host: Host | None = None,
+) -> MergeReport:
     """Write the merged model into an existing folder, going on where the journal ends."""
-    spec = planned.spec
-    donor = donor_of(spec, opened)
-    keys = _lock.model_keys(opened)
-    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
-    works = [_work(spec, part, keys) for part in parts_of(spec, opened, donor)]
-    work_of = {name: work for work in works for name in work.donor.names()}
-    threads = threads_within(planned, works[0].method)
+    spec, donor = planned.spec, donor_of(planned.spec, opened)
+    device = ranks.torch_device()
     kept = [step for step in planned.steps if step.action != "drop"]
     log.stage(f"merge {spec.method}", len(kept), "tensors")
-    tensors = [(step.name, step.stored, step.shape) for step in kept]
     done = {name: Done.from_facts(name, facts) for name, facts in journal.done.items()}
     if done:
         log.say(f"going on after {len(done)} of {len(kept)} tensors that an earlier run finished")
         log.advance(len(done))
     left = [step for step in kept if step.name not in done]
-    with ShardWriter(
-        folder, tensors, shard_size=spec.shard_size, metadata=donor.metadata, done=set(done)
-    ) as writer:
-        surveys = _surveys(works[0], kept) if left else {}
-
-        def one(step: Step) -> tuple[str, Done]:
-            own = work_of[step.name]
-            told = telling.told(step.method, own.numbers)
-            work = replace(own, method=method(step.method or spec.method), told=told)
-            found, offset = surveys.get(step.name, (None, 0))
-            return step.name, merge_tensor(
-                work, step, writer, replace(work.place, survey=found, offset=offset)
-            )
-
-        for name, result in in_order(one, left, threads):
+    parts = shares(left, len(spec.models), ranks.world)
+    with _writer(planned, donor, folder, {step.name for step in parts[0]}) as writer:
+        if host is not None:
+            host.call(folder, merge_key(planned, opened, ranks.device), [[s.name for s in p] for p in parts])
+        for name, result in _written(ranks.within(planned), opened, parts[0], writer, device):
             done[name] = result
             journal.add(name, result.facts(), writer.descriptors)
             log.advance(1)
+            if host is not None:
+                host.look(log)
+    if host is not None:
+        host.wait(log)
+        found = {name: facts for file in others(folder) for name, facts in finished_by(file).items()}
+        done |= {name: Done.from_facts(name, facts) for name, facts in found.items()}
     results = [done[step.name] for step in kept]
     reports = [result.report for result in results if result.report is not None]
     lost, total = sum(r.lost for r in results), sum(r.norm**2 for r in reports)
@@ -191,13 +191,63 @@ def merge_models(planned: Plan, opened: Opened, folder: Path, log: Log, journal:
     )  # fmt: skip
 
 
-def _work(spec: MergeSpec, part: Part, keys: Sequence[str]) -> Work:
+def write_share(
+    planned: Plan, opened: Opened, folder: Path, names: Sequence[str], journal: Journal, guest: Guest
+) -> None:
+    """Write some tensors of the merged model into files that the first process has laid out."""
+    own, ranks = set(names), guest.ranks
+    steps = [step for step in planned.steps if step.name in own and step.action != "drop"]
+    device = ranks.torch_device()
+    with _writer(planned, donor_of(planned.spec, opened), folder, own, laid_out=True) as writer:
+        for name, result in _written(ranks.within(planned), opened, steps, writer, device):
+            journal.add(name, result.facts(), writer.descriptors)
+            guest.count()
+        journal.flush(writer.descriptors)
+
+
+def _writer(
+    planned: Plan, donor: Checkpoint, folder: Path, own: Collection[str], laid_out: bool = False
+) -> ShardWriter:
+    """Return the writer of the whole output, for the tensors that are this process's own."""
+    kept = [step for step in planned.steps if step.action != "drop"]
+    return ShardWriter(
+        folder, [(step.name, step.stored, step.shape) for step in kept],
+        shard_size=planned.spec.shard_size, metadata=donor.metadata,
+        done={step.name for step in kept} - set(own), laid_out=laid_out,
+    )  # fmt: skip
+
+
+def _written(
+    planned: Plan, opened: Opened, steps: Sequence[Step], writer: ShardWriter, device: str
+) -> Iterator[tuple[str, Done]]:
+    """Write some tensors, and yield what there is to say of each."""
+    if not steps:
+        return
+    spec = planned.spec
+    keys = _lock.model_keys(opened)
+    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
+    works = [_work(spec, part, keys, device) for part in parts_of(spec, opened, donor_of(spec, opened))]
+    work_of = {name: work for work in works for name in work.donor.names()}
+    threads = threads_within(replace(planned, steps=tuple(steps)), works[0].method)
+    surveys = _surveys(works[0], planned.steps)
+
+    def one(step: Step) -> tuple[str, Done]:
+        own = work_of[step.name]
+        told = telling.told(step.method, own.numbers)
+        work = replace(own, method=method(step.method or spec.method), told=told)
+        found, offset = surveys.get(step.name, (None, 0))
+        return step.name, merge_tensor(work, step, writer, replace(work.place, survey=found, offset=offset))
+
+    yield from in_order(one, steps, threads)
+
+
+def _work(spec: MergeSpec, part: Part, keys: Sequence[str], device: str) -> Work:
     """Return what the tensors of one part share."""
     return Work(
         donor=part.donor, base=part.base, guarded=part.guarded, sources=part.sources,
         ground=part.ground, method=method(spec.method),
         place=Place(seed=spec.seed, keys=tuple(keys[n] for n in part.numbers)),
-        names=[str(spec.models[n].path) for n in part.numbers], numbers=part.numbers,
+        names=[str(spec.models[n].path) for n in part.numbers], numbers=part.numbers, device=device,
     )  # fmt: skip
 
 

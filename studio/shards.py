@@ -39,10 +39,13 @@ class ShardWriter:
         shard_size: int = 5_000_000_000,
         metadata: Mapping[str, str] | None = None,
         done: Collection[str] = (),
+        laid_out: bool = False,
     ) -> None:
         """Lay out the shards, write their headers and reserve their space.
 
-        ``done`` names tensors that an earlier writer of the very same layout has completed in this folder.
+        ``done`` names tensors that are not this writer's business: an earlier or another writer of the very
+        same layout has completed them in this folder, or will. ``laid_out`` says that another writer has
+        made the files; several may write into them at once.
         """
         self.folder = Path(folder)
         self._places: dict[str, tuple[int, int, str, tuple[int, ...]]] = {}
@@ -53,11 +56,11 @@ class ShardWriter:
         self.files = [self.folder / _file_name(i, len(shards)) for i in range(len(shards))]
         try:
             for number, shard in enumerate(shards):
-                self._begin(number, shard, dict(metadata or {"format": "pt"}))
+                self._begin(number, shard, dict(metadata or {"format": "pt"}), laid_out)
         except BaseException:
             self._close()
             raise
-        if len(shards) > 1:
+        if len(shards) > 1 and not laid_out:
             self._write_index(shards)
 
     def write(self, name: str, tensor: Tensor) -> None:
@@ -99,16 +102,17 @@ class ShardWriter:
             missing = [name for name, left in self._left.items() if left]
             assert not missing, f"not fully written: {missing[:3]}"
 
-    def _begin(self, number: int, shard: Tensors, metadata: dict[str, str]) -> None:
+    def _begin(self, number: int, shard: Tensors, metadata: dict[str, str], laid_out: bool) -> None:
         header = encode_header(shard, metadata)
-        descriptor = os.open(self.files[number], os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.files[number], os.O_RDWR | (0 if laid_out else os.O_CREAT), 0o644)
         self._open.append(descriptor)
         place = len(header)
         for name, kind, shape in shard:
             self._places[name] = (number, place, kind, shape)
             place += _nbytes(kind, shape)
-        os.posix_fallocate(descriptor, 0, place)
-        os.pwrite(descriptor, header, 0)
+        if not laid_out:
+            os.posix_fallocate(descriptor, 0, place)
+            os.pwrite(descriptor, header, 0)
 
     def _write_index(self, shards: Sequence[Tensors]) -> None:
         names = {name: self.files[i].name for i, shard in enumerate(shards) for name, _, _ in shard}

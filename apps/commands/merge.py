@@ -23,6 +23,7 @@ EXAMPLE = (
     "--density 0.2 -o runs/merged\n"
     "triptych merge merge.yaml -o runs/merged --dry-run\n"
     "triptych merge merge.yaml -o runs/merged --diagnose runs/diagnosis\n"
+    "torchrun --nproc-per-node 2 --no-python triptych merge merge.yaml -o runs/merged --device cuda\n"
     "triptych merge --verify runs/merged\n"
     "triptych merge --replay runs/merged -o runs/again\n"
     "triptych merge --extract-adapter runs/full/model --base nano-omni --rank 16 -o runs/adapter\n"
@@ -47,6 +48,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", metavar="R", help="of adapters: lossless, a number, or a share of energy")
     parser.add_argument("--seed", type=int, metavar="N", help="of the methods that draw at random (0)")
     parser.add_argument("--threads", type=int, metavar="N", help="tensors worked on at a time")
+    parser.add_argument(
+        "--nproc",
+        type=int,
+        metavar="N",
+        help="processes that share a full model's tensors (1); torchrun and its like count by themselves",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="where a full model is merged: cpu, cuda:N, or cuda, of which each process takes its own (cpu)",
+    )
     parser.add_argument("--max-ram", metavar="SIZE", help="memory that a full model's merge may take: 1GB")
     parser.add_argument("--shard-size", metavar="SIZE", help="largest weight file of a full model, as in 4GB")
     parser.add_argument("--allow", action="append", metavar="CHECK", help="go on although this check objects")
@@ -108,9 +120,10 @@ def run(options: argparse.Namespace) -> int:
     if options.method:
         options.method = plugins.canonical("methods", options.method)
 
-    from mergers import MergeSpec, estimate, merge, plan
-    from studio.log import best_log
+    from mergers import MergeSpec, Ranks, estimate, merge, plan
+    from studio.log import QuietLog, best_log
 
+    ranks = Ranks.of(1 if options.nproc is None else options.nproc, options.device or "cpu")
     more = {
         "output": options.output,
         "rank": modes.rank(options.rank),
@@ -139,12 +152,16 @@ def run(options: argparse.Namespace) -> int:
             settings=options.set or (),
             **more,
         )
+    if ranks.rank:  # the first process speaks for all
+        if not options.dry_run:
+            merge(spec, options.out, QuietLog(), ranks=ranks)
+        return 0
     if options.dry_run:
         planned = plan(spec)
         print(planned.text(full=True))
         print(estimate(planned, options.out or ".").text())
     else:
-        merge(spec, options.out, best_log())
+        merge(spec, options.out, best_log(), ranks=ranks)
     if options.diagnose:
         _diagnose(spec, None if options.dry_run else options.out, options.diagnose)
     return 0
