@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mergers._mergekit_chat import read_template
 from mergers._mergekit_values import METHODS, check_parameters
 from studio import plugins
 from studio.errors import CheckpointError, ConfigError, unknown
@@ -92,6 +93,7 @@ class Recipe:
     parameters: Mapping[str, Any]
     stored: str = ""
     tokenizer: str = ""
+    chat: str = ""
 
     @property
     def models(self) -> tuple[Reference, ...]:
@@ -163,8 +165,6 @@ class _Reader:
         if len(shapes) != 1:
             found = " and ".join(shapes) or "none"
             self.wrong.append(f"exactly one of models, slices and modules must be there, not {found}")
-        if given.get("chat_template"):
-            self.wrong.append("chat_template is not supported; the result keeps that of the base model")
         base = self._reference(given["base_model"], "base_model") if given.get("base_model") else None
         if base is not None and base.adapter is not None:
             self.wrong.append(f"base_model {base} carries an adapter; bake it first and name the result")
@@ -185,6 +185,7 @@ class _Reader:
             parameters=self._parameters(given.get("parameters"), method, "parameters"),
             stored=self._stored(given),
             tokenizer=self._tokenizer(given),
+            chat=self._chat(given.get("chat_template")),
         )
         return None if self.wrong else recipe
 
@@ -314,6 +315,13 @@ class _Reader:
                 self.wrong.append(unknown(key, value, TYPES))
         name = str(given.get("out_dtype") or given.get("dtype") or "").removeprefix("torch.")
         return TYPES.get(name, "")
+
+    def _chat(self, value: Any) -> str:
+        try:
+            return read_template(value) if value else ""
+        except ConfigError as error:
+            self.wrong.append(str(error))
+            return ""
 
     def _tokenizer(self, given: Mapping[str, Any]) -> str:
         source, more = given.get("tokenizer_source"), given.get("tokenizer")

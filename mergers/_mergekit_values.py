@@ -99,6 +99,12 @@ METHODS: dict[str, Method] = {
         parameters={"int8_mask": _switch(False), "select_topk": Parameter(default=1.0, ours="topk")}
     ),
     "ram": Method(parameters={"epsilon": Parameter(default=1e-5)}),
+    "ramplus_tl": Method(
+        parameters={
+            "r": Parameter(default=0.1), "alpha": Parameter(default=0.2), "epsilon": Parameter(default=1e-5),
+        }
+    ),
+    "arcee_fusion": Method(models=(1, 1)),
     "task_arithmetic": _differences(False, False),
     "ties": _differences(True, False),
     "dare_ties": _differences(False, True),

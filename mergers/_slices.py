@@ -15,6 +15,7 @@ from mergers._assign import Choice
 from mergers._groups import group_of, towers_of
 from mergers._inputs import Opened
 from mergers._mergekit import Module, Reference, Slice, Taken
+from mergers._mergekit_chat import chosen, write_template
 from mergers._mergekit_values import METHODS, resolve, translate
 from mergers._parts import Part
 from mergers._settings import method, rehearse
@@ -94,6 +95,11 @@ class Slicer:
         (folder / "config.json").write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
         if self.words is not None:
             self.words.vocabulary.write(folder)
+        recipe = self.spec.recipe
+        assert recipe is not None
+        if recipe.chat:
+            named = [self.donor.folder, *(checkpoint.folder for checkpoint in self.checkpoints.values())]
+            write_template(folder, chosen(recipe.chat, list(dict.fromkeys(named))))
 
     def config(self) -> dict[str, Any]:
         """Return the output's configuration: layers counted anew, the vocabulary and the tensors' type."""

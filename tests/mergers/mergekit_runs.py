@@ -18,6 +18,7 @@ with warnings.catch_warnings():  # of numpy, about a name that mergekit uses
     warnings.simplefilter("ignore", DeprecationWarning)
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
+    from mergekit.merge_methods.registry import registered_methods as registered_methods
     from mergekit.options import MergeOptions
 
 #: float32 sums in another order.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mergers import MergeSpec, merge
-from tests.mergers.mergekit_runs import Models, llamas, same, tensors, theirs, written
+from mergers._mergekit_values import METHODS
+from tests.mergers.mergekit_runs import Models, llamas, registered_methods, same, tensors, theirs, written
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,22 @@ FILES = {
         base_model: <base>
         parameters: {epsilon: 0.005}
         """,
+    "ramplus_tl": """
+        models: [{model: <a>}, {model: <b>}, {model: <c>}]
+        merge_method: ramplus_tl
+        base_model: <base>
+        parameters: {r: 0.4, alpha: 3, epsilon: [0.002, 0.015]}
+        """,
+    "ramplus_tl by default": """
+        models: [{model: <a>}, {model: <b>}]
+        merge_method: ramplus_tl
+        base_model: <base>
+        """,
+    "arcee_fusion": """
+        models: [{model: <base>}, {model: <a>}]
+        merge_method: arcee_fusion
+        base_model: <base>
+        """,
     "passthrough with scales": """
         slices:
           - sources:
@@ -163,6 +180,10 @@ FILES = {
         merge_method: passthrough
         """,
 }  # fmt: skip
+
+
+def test_every_method_of_mergekit_is_known() -> None:
+    assert set(METHODS) == {method.spec.name for method in registered_methods()}
 
 
 @pytest.mark.parametrize("name", FILES)
