@@ -6,8 +6,8 @@
     host.wait(log)                               guest.done()
     host.close(report)                           guest.end()           # what the host came to
 
-Every process has one note, which it replaces as a whole twice a second. Each guest makes up a word; the host
-repeats the words in its call, so that nobody answers to the notes of an earlier merge that was killed. Files
+Every process has one note, which it replaces as a whole twice a second. Host and guests make up a word each
+and repeat those of the others, so that nobody answers to the notes of an earlier merge that was killed. Files
 need no ports, no names of machines and no launcher's help, and the folder is shared anyway: the result is
 written there.
 """
@@ -114,7 +114,8 @@ class Host:
         except OSError:
             self._held.close()
             raise MergeError(f"another process is merging into {out}") from None
-        self._notes = Notes(folder, 0, words={})
+        self._run = secrets.token_hex(8)
+        self._notes = Notes(folder, 0, run=self._run, words={})
         self._seen: dict[int, tuple[object, float]] = {}
         self._counted, self._looked = 0, 0.0
 
@@ -132,7 +133,8 @@ class Host:
         others = range(1, self.ranks.world)
         gone = {rank: self._gone(rank) for rank in others}  # before the notes: the last one says why
         notes = {rank: self._notes.heard(rank) for rank in others}
-        self._notes.tell(words=self._words())  # of who came, or came again, after the call
+        notes = {rank: note if note.get("run") == self._run else {} for rank, note in notes.items()}
+        self._notes.tell(words=self._words())  # of who came after the call
         for rank, note in notes.items():
             self._check(rank, note, gone[rank], now)
         counted = sum(note.get("count", 0) for note in notes.values())
@@ -192,7 +194,7 @@ class Guest:
         """Come to the meeting."""
         self.ranks, self._word = ranks, secrets.token_hex(8)
         self._notes = Notes(meeting_folder(out), ranks.rank, word=self._word, state="waiting", count=0)
-        self._counted, self._looked = 0, 0.0
+        self._counted, self._looked, self._known = 0, 0.0, False
         self._seen: tuple[object, float] = (None, time.monotonic())
 
     def wait(self) -> tuple[Path, str, list[str]]:
@@ -243,6 +245,9 @@ class Guest:
             raise LostProcess(f"process 0 has not been heard of for {SILENT:.0f} seconds")
         if note.get("words", {}).get(str(self.ranks.rank)) != self._word:
             return {}
+        if not self._known:
+            self._known = True
+            self._notes.tell(run=note["run"])
         if "error" in note.get("ending", {}):
             raise MergeError(str(note["ending"]["error"]))
         return note

@@ -8,6 +8,7 @@ the first one calls, the others read nothing, so that inputs are hashed once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ def merge_together(spec: MergeSpec, out: Path, log: Log | None, ranks: Ranks) ->
     missing = [folder for folder in Path(out).absolute().parents if not folder.exists()]
     ending: dict[str, Any] = {"error": "process 0 stopped"}
     with ExitStack() as stack:
+        stack.callback(_remove_empty, missing)
         children = None
         if not ranks.launched:
             children = Children(spec, out, ranks)
@@ -49,12 +51,14 @@ def merge_together(spec: MergeSpec, out: Path, log: Log | None, ranks: Ranks) ->
         except BaseException as error:
             ending = {"error": str(error) or type(error).__name__}
             raise
-        finally:
-            for folder in missing:
-                with suppress(OSError):  # what is not empty stays
-                    folder.rmdir()
         ending = {"report": report.to_mapping()}
     return report
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def take_part(spec: MergeSpec, out: Path, ranks: Ranks) -> MergeReport:
