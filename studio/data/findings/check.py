@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.data.findings import copies, kinds, media, rows
 from studio.data.findings.found import Finding, Report
-from studio.data.jsonl import SHOWN, together
+from studio.data.jsonl import SHOWN, find_data, together
 from studio.data.kept_facts import Examined, Kept, Medium, examine
 from studio.errors import DataError, MediaError
 from studio.log import Log
@@ -34,6 +35,7 @@ def check(files: Sequence[Path], log: Log, *, gauge: Gauge | None = None, kept: 
     """
     samples: list[Sample] = []
     wrong: list[Finding] = []
+    files = [Path(os.path.abspath(file)) for file in files]
     for file in files:
         for row in rows.read_rows(file):
             if isinstance(row, Sample):
@@ -42,10 +44,31 @@ def check(files: Sequence[Path], log: Log, *, gauge: Gauge | None = None, kept: 
                 wrong.append(row)
     if not samples and not wrong:
         raise DataError(f"data file '{files[0]}' holds no samples" if files else "there is no data file")
-    found, count = _check(samples, log, gauge, kept or Kept())
-    order = {Path(file).absolute(): number for number, file in enumerate(files)}
-    findings = sorted([*wrong, *found], key=lambda f: (order.get(f.file, 0), f.row))
-    return Report(files=tuple(files), rows=len(samples) + len(wrong), media=count, findings=findings)
+    found, examined, rate = _check(samples, log, gauge, kept or Kept())
+    order = {file: number for number, file in enumerate(files)}
+    findings = sorted([*wrong, *found], key=lambda f: (order[f.file], f.row))
+    return Report(
+        files=tuple(files),
+        rows=len(samples) + len(wrong),
+        findings=findings,
+        facts={medium: one.facts for medium, one in examined.items()},
+        rate=rate,
+    )
+
+
+def data_files(path: Path, split: str | None = None) -> list[Path]:
+    """Return the data files that are meant: one file, one split of a folder, or all its splits, train last.
+
+    What stands in two splits is then found in train, where a row can best be spared.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if path.is_dir() and split is None:
+        files = sorted(path.glob("*.jsonl"), key=lambda file: ("train" in file.stem, file.stem))
+        if files:
+            return files
+    return [find_data(path, split)]
 
 
 def check_before_training(
@@ -58,7 +81,7 @@ def check_before_training(
     Raises:
         DataError: with the sentences of the first ten errors; `MediaError` if all are about files.
     """
-    found, _ = _check(samples, log, gauge, kept or Kept(), encode=False)
+    found, _, _ = _check(samples, log, gauge, kept or Kept(), encode=False)
     errors = [finding for finding in found if finding.error and finding.kind != kinds.LONG_SOUND.name]
     if errors:
         kind = MediaError if all(finding.kind in _FILES for finding in errors) else DataError
@@ -67,7 +90,7 @@ def check_before_training(
         if len(errors) == 1:
             raise kind(told[0])
         raise kind(together(told, max(len(errors), len(lines)), "findings", len(found)))
-    warnings = Report(files=(), rows=len(samples), media=0, findings=found).counts()
+    warnings = Report(files=(), rows=len(samples), findings=found).counts()
     if warnings:
         counts = ", ".join(f"{count} {name}" for name, count in warnings.items())
         log.say(f"data: {counts}; `triptych check` tells where")
@@ -76,9 +99,9 @@ def check_before_training(
 
 def _check(
     samples: Sequence[Sample], log: Log, gauge: Gauge | None, kept: Kept, encode: bool = True
-) -> tuple[list[Finding], int]:
-    """Return all findings in the rows that could be read, and how many media there are."""
-    examined = examine(_media(samples), log, kept)
+) -> tuple[list[Finding], dict[Medium, Examined], int]:
+    """Return all findings in the rows that could be read, their media, and the rate sounds should have."""
+    examined = examine((medium for sample in samples for medium in copies.media_of(sample)), log, kept)
     digests = {path: one.digest for (path, _), one in examined.items()}
     facts = {path: one.facts for (path, _), one in examined.items()}
 
@@ -105,15 +128,7 @@ def _check(
         from studio.data.findings import lengths
 
         found += lengths.lengths(whole, gauge, kept, digest_of, log)
-    return found, len(examined)
-
-
-def _media(samples: Sequence[Sample]) -> Iterator[Medium]:
-    for sample in samples:
-        for image in sample.images:
-            yield image.path, True
-        for sound in sample.sounds:
-            yield sound.path, False
+    return found, examined, rate
 
 
 def _of_row(sample: Sample) -> Iterator[Finding]:
@@ -122,6 +137,6 @@ def _of_row(sample: Sample) -> Iterator[Finding]:
 
 
 def _of_media(sample: Sample, examined: dict[Medium, Examined], rate: int) -> Iterator[Finding]:
-    for medium in dict.fromkeys(_media([sample])):
+    for medium in dict.fromkeys(copies.media_of(sample)):
         for kind, message in media.findings_of(*medium, examined[medium].facts, rate):
             yield Finding(row=sample.line, file=sample.file, kind=kind.name, message=message, medium=medium)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 
 from studio.data.findings import kinds
 from studio.data.findings.found import Finding
 from studio.data.identity import sample_key
+from studio.data.kept_facts import Medium
 from studio.types import Sample
 
 #: Values that say that nobody knew, in small letters.
@@ -36,19 +36,13 @@ def leaked_media(samples: Sequence[Sample], digest_of: Callable[[Path], str]) ->
     """Yield rows with a medium whose bytes another split uses in a row that says something else."""
     first: dict[str, Sample] = {}
     for sample in samples:
-        for path in media_of(sample):
+        for path, picture in media_of(sample):
             digest = digest_of(path)
-            if not digest:
-                continue
-            before = first.setdefault(digest, sample)
+            before = first.setdefault(digest, sample) if digest else sample
             if before.file != sample.file:
                 if sample_key(before, digest_of) != sample_key(sample, digest_of):
-                    place = f"{before.file.name}:{before.line}"
-                    yield _at(
-                        sample,
-                        kinds.LEAKED_MEDIUM,
-                        f"'{path.name}' has the same bytes as one of {place}",
-                    )
+                    told = f"'{path.name}' has the same bytes as one of {before.file.name}:{before.line}"
+                    yield _at(sample, kinds.LEAKED_MEDIUM, told, (path, picture))
                 break
 
 
@@ -66,8 +60,8 @@ def repeated_ids(samples: Sequence[Sample]) -> Iterator[Finding]:
 def groups(samples: Sequence[Sample]) -> Iterator[Finding]:
     """Yield rows without a value in a group that nearly all rows have, and rows with a rare value.
 
-    A value is rare when fewer than 3 rows have it while half of the group's values have at least 10: a
-    group whose every value is rare, such as a speaker's number, is none to balance.
+    A value is rare when fewer than 3 rows have it while values of at least 10 rows make up nine tenths of
+    the group: where most values are rare, as a speaker's number is, there is nothing to balance.
     """
     values: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
@@ -77,7 +71,7 @@ def groups(samples: Sequence[Sample]) -> Iterator[Finding]:
     rare: set[tuple[str, str]] = {
         (name, value)
         for name, count in values.items()
-        if median(count.values()) >= _USUAL
+        if 10 * sum(n for n in count.values() if n >= _USUAL) >= 9 * sum(count.values())
         for value, often in count.items()
         if often < RARE
     }
@@ -92,10 +86,13 @@ def groups(samples: Sequence[Sample]) -> Iterator[Finding]:
                 yield _at(sample, kinds.RARE_GROUP, f"is one of {often} with '{name}' = '{value}'")
 
 
-def media_of(sample: Sample) -> list[Path]:
-    """Return the files that a sample uses."""
-    return [*(image.path for image in sample.images), *(sound.path for sound in sample.sounds)]
+def media_of(sample: Sample) -> list[Medium]:
+    """Return the files that a sample uses, and which of them are pictures."""
+    return [
+        *((image.path, True) for image in sample.images),
+        *((sound.path, False) for sound in sample.sounds),
+    ]
 
 
-def _at(sample: Sample, kind: kinds.Kind, message: str) -> Finding:
-    return Finding(row=sample.line, file=sample.file, kind=kind.name, message=message)
+def _at(sample: Sample, kind: kinds.Kind, message: str, medium: Medium | None = None) -> Finding:
+    return Finding(row=sample.line, file=sample.file, kind=kind.name, message=message, medium=medium)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studio.data.findings.kinds import KINDS, Kind
+from studio.media_facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +54,28 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was found in ``rows`` rows of ``files``, in their order."""
+    """All that was found in ``rows`` rows of ``files``, in their order.
+
+    ``facts`` are those of all media; ``rate`` is the one that sounds should have (0: any).
+    """
 
     files: Sequence[Path]
     rows: int
-    media: int
     findings: Sequence[Finding]
+    facts: Mapping[tuple[Path, bool], Facts] = field(default_factory=dict)
+    rate: int = 0
 
     @property
     def errors(self) -> list[Finding]:
         """Those findings that stop a training run."""
         return [finding for finding in self.findings if finding.error]
+
+    @property
+    def told(self) -> str:
+        """The report in one line."""
+        errors = len(self.errors)
+        what = f"{errors:,} errors, {len(self.findings) - errors:,} warnings"
+        return f"{self.rows:,} rows, {len(self.facts):,} media: {what if self.findings else 'nothing found'}"
 
     def counts(self) -> dict[str, int]:
         """Return how often each kind was found, errors first, then the most frequent."""

@@ -39,7 +39,13 @@ NO_ANSWER = _error("no_answer", "nothing in the row is learned", "end the row wi
 TAGS = _error(
     "tags", "the text holds media tags that no medium belongs to", "import the file: triptych convert"
 )
-DUPLICATE_ID = _error("duplicate_id", "two rows have the same id", "give each row an id of its own")
+DUPLICATE_ID = Kind(
+    name="duplicate_id",
+    severity="error",
+    means="two rows have the same id",
+    fix="give each row an id of its own",
+    repair="rewrite",
+)
 DUPLICATE_ROW = _warning(
     "duplicate_row", "the same text and media stand in an earlier row", "keep one", "drop"
 )
@@ -78,11 +84,12 @@ LONG_SOUND = _error("long_sound", "the sound exceeds the model's window", "cut i
 LONG_ROW = _error(
     "long_row", "the row has more tokens than the model takes", "shorten it, or set length.policy"
 )
-MEDIA_TOKENS = _error(
-    "media_tokens", "the text has other media tokens than the model expects", "mend the processor"
+MEDIA_TOKENS = Kind(
+    name="media_tokens",
+    severity="error",
+    means="the text has other media tokens than the model expects",
+    fix="take the processor that belongs to the model",
 )
 REFUSED = _error("refused", "the model's processor refuses the row", "see the message")
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in list(globals().values()) if isinstance(kind, Kind)
-}  # fmt: skip
+KINDS: dict[str, Kind] = {kind.name: kind for kind in list(globals().values()) if isinstance(kind, Kind)}

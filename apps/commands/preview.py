@@ -1,0 +1,66 @@
+"""Show rows as a model is trained on them: which tokens are learned, and where the media stand."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+EXAMPLE = (
+    "triptych preview handwriting --model nano-omni\n"
+    "triptych preview calls --model nano-omni -n 8 --html runs/preview.html"
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("data", metavar="DATA", help="a .jsonl file, a folder of them, or a shipped name")
+    parser.add_argument("--model", metavar="M", required=True, help="whose processor shows them")
+    parser.add_argument("-n", type=int, default=3, metavar="N", help="how many rows (%(default)s)")
+    parser.add_argument("--split", metavar="S", help="which .jsonl of a folder (train, if there is one)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Encode the first rows and show them; a row that cannot be shown is told with its sentence."""
+    from studio import families
+    from studio.assets import find_data, find_model
+    from studio.data.findings.check import data_files
+    from studio.data.findings.rows import read_rows
+    from studio.data.kept_facts import examine
+    from studio.errors import ConfigError, DataError
+    from studio.files import atomic_write
+    from studio.log import QuietLog
+    from studio.types import Sample
+
+    if options.n < 1:
+        raise ConfigError(f"-n must be at least 1, not {options.n}")
+    file = data_files(find_data(options.data), options.split)[-1]
+    gauge = families.gauge(find_model(options.model))
+
+    from apps.preview import Row, preview_page, row_of, terminal
+
+    rows: list[Row] = []
+    for found in islice(read_rows(file), options.n):
+        if not isinstance(found, Sample):
+            rows.append(Row(where=f"{file.name}:{found.row}", problem=found.message))
+            continue
+        try:
+            rows.append(row_of(found, gauge))
+        except DataError as error:
+            rows.append(Row(where=f"{file.name}:{found.line}", problem=str(error)))
+    if not rows:
+        raise DataError(f"data file '{file}' holds no samples")
+    if options.html:
+        media = examine([medium for row in rows for medium in row.media], QuietLog())
+        atomic_write(options.html, preview_page(f"{file.parent.name}/{file.name}", rows, media))
+        print(f"written to {options.html}")
+        return 0
+
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for row in rows:
+        console.print(terminal(row))
+    console.print("green bold: trained; dim: read only; yellow: places of a medium", style="dim")
+    return 0
