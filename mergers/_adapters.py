@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers import _lock
 from mergers._assign import Choice, assign, survey_key
@@ -28,8 +25,12 @@ from studio.adapter_files import fill_adapter
 from studio.adapters import Factors
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
+from studio.later import torch
 from studio.log import Log
 from studio.module_names import tensor_names, weight_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE = "stored whole"
 SAMPLE = 4096

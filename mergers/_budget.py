@@ -47,9 +47,9 @@ def threads_within(planned: Plan, method: ModuleType) -> int:
     if needs and not fitting:
         name = max(needs, key=lambda key: needs[key])
         raise MergeError(
-            f"'{name}' alone takes {needs[name] / 1e9:.2f} GB under {spec.method}, and of max_ram "
-            f"{spec.max_ram / 1e9:.2f} GB only {max(free, 0) / 1e9:.2f} are left; give more or take a method "
-            "that works in pieces"
+            f"'{name}' alone takes {needs[name] / 1e9:.2f} GB under {spec.method}, and of the "
+            f"{spec.max_ram / 1e9:.2f} GB of max_ram that a process has only {max(free, 0) / 1e9:.2f} are left; "
+            "give more or take a method that works in pieces"
         )
     return max(fitting, 1)
 

@@ -11,12 +11,14 @@ which is a DoRA module again, of rank sum(r), with magnitude ``g |W + B A|``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mergers._factors import Pair, Rank, compress, factorise
 from studio.adapters import Factors
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def combine(

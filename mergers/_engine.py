@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from mergers._ranks import ALONE, Ranks
 from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
 from mergers._selftest import selftest
+from mergers._settings import method, takes_arrays
 from mergers._spec import MergeSpec
-from mergers._threads import one_torch_thread
+from mergers._threads import keep_freed_memory, one_torch_thread
 from studio.adapters import Adapter
 from studio.errors import MergeError
 from studio.files import atomic_folder
@@ -65,7 +67,7 @@ def merge(
             report = _finish(planned, opened, folder, replace(report, out=out))
     else:
         key = merge_key(planned, opened, ranks.device)
-        with workspace(out, key) as (folder, journal), one_torch_thread():
+        with workspace(out, key) as (folder, journal), _threads_for(planned, opened, ranks):
             report = _models.merge_models(planned, opened, folder, log, journal, ranks, host)
             if spec.selftest:
                 log.say(selftest(folder, Path(planned.donor), str(out)))
@@ -73,6 +75,17 @@ def merge(
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())
     return report
+
+
+def _threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:
+    """Return what torch needs around the work, and nothing where NumPy can do it: torch takes a while."""
+    used = {step.method for step in planned.steps if step.method}
+    if opened.adapters or planned.spec.recipe is not None or ranks.device != "cpu":
+        return one_torch_thread()
+    if not all(takes_arrays(method(name)) for name in used):
+        return one_torch_thread()
+    keep_freed_memory()
+    return nullcontext()
 
 
 def _finish(planned: Plan, opened: Opened, folder: Path, report: MergeReport) -> MergeReport:

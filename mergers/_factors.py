@@ -8,13 +8,14 @@ Matrix Computations, 4th ed., section 8.6), so nothing larger than the factors i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mergers._matrix import effective_rank
 from studio.adapters import Factors
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rank = int | float | Literal["lossless"]
 

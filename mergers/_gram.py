@@ -8,30 +8,39 @@ a method has a function ``weights(gram, **settings)`` beside ``merge``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mergers._ops import add_up, deltas, on_base
 from mergers._place import Look, Place
 from studio.adapters import Factors
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Gram = NDArray[np.float64]
 Origin = Literal["base", "zero"]
 BLOCK = 1 << 17
 
 
-def gram(parts: Sequence[Tensor]) -> Gram:
-    """Return the Gram matrix [n, n] of n tensors, summed in float64."""
+def gram(parts: Sequence[Any]) -> Gram:
+    """Return the Gram matrix [n, n] of n arrays or tensors, summed in float64."""
     flat = [part.reshape(-1) for part in parts]
     total = np.zeros((len(flat), len(flat)))
-    for begin in range(0, flat[0].numel(), BLOCK):
-        block = torch.stack([part[begin : begin + BLOCK] for part in flat]).double()
-        total += (block @ block.T).cpu().numpy()
-    return total
+    for begin in range(0, len(flat[0]), BLOCK):
+        pieces = [part[begin : begin + BLOCK] for part in flat]
+        if isinstance(pieces[0], np.ndarray):
+            wide = [piece.astype(np.float64) for piece in pieces]
+            for i, one in enumerate(wide):  # einsum, since a BLAS would take threads and its own order
+                for j, other in enumerate(wide[: i + 1]):
+                    total[i, j] += np.einsum("n,n->", one, other)
+        else:
+            block = torch.stack(pieces).double()
+            total += (block @ block.T).cpu().numpy()
+    return np.tril(total) + np.tril(total, -1).T
 
 
 def factor_gram(factors: Sequence[Factors | None]) -> Gram:
@@ -48,7 +57,7 @@ def factor_gram(factors: Sequence[Factors | None]) -> Gram:
 
 def survey_gram(look: Look, origin: Origin) -> Gram:
     """Return the Gram matrix of the models' deltas, or of the models themselves, over a scope."""
-    pieces: Iterable[tuple[Place, list[Tensor]]] = look.pieces() if origin == "base" else look.values()
+    pieces: Iterable[tuple[Place, list[Any]]] = look.pieces() if origin == "base" else look.values()
     total = np.zeros((look.count, look.count))
     for _, parts in pieces:
         total += gram(parts)
@@ -68,7 +77,7 @@ def merge_by(
     """
     if origin == "zero":
         base = None
-    parts = deltas(tensors, base)
+    parts = deltas(tensors, base, fresh=False)
     found = gram(parts) if place.survey is None else place.survey
     return on_base(add_up(parts, weights(found), "none"), base)
 

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mergers._inputs import Opened
 from mergers._plan import Plan
 from mergers._report import MergeReport
@@ -45,7 +43,12 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
         "statistics": _statistics(planned),
         "base": _input(opened.base) if opened.base is not None else None,
         "output": {"kind": planned.kind, "fingerprint": result},
-        "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "triptych": _version()},
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": version("torch"),
+            "numpy": version("numpy"),
+            "triptych": version("triptych"),
+        },
         "report": {
             "merged": report.merged,
             "copied": report.copied,
@@ -104,8 +107,9 @@ def _input(model: Adapter | Checkpoint) -> dict[str, str]:
     return {"path": str(model.folder), "fingerprint": checkpoint.fingerprint()}
 
 
-def _version() -> str:
+def version(package: str) -> str:
+    """Return the version of an installed package, without importing it."""
     try:
-        return metadata.version("triptych")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "source"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mergers._ops import deltas, on_base
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Singular values below this share of the largest are rounding, not content (float32).
 TINY = 1e-6

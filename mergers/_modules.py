@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers import _dora
 from mergers._factors import Pair, Rank, compress, concatenate, factorise
@@ -17,6 +14,10 @@ from mergers._place import Place
 from mergers._report import ModuleReport
 from studio.adapters import Adapter, Factors
 from studio.errors import MergeError
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

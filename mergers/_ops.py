@@ -1,6 +1,8 @@
 """The steps that merge methods are made of: deltas, trimming, dropping, electing signs, adding up.
 
-All work in float32 (float64 where an input is) and on any shape. Conventions are arguments, never habits:
+All work in float32 (float64 where an input is) and on any shape, on NumPy arrays as on torch's tensors, with
+the same bits as the result: only operations that IEEE 754 defines exactly, one at a time, never fused.
+Conventions are arguments, never habits:
 
     elect      weighted | raw          signs are compared on weight x delta, or on the deltas
     sign       sum | count             the majority by total mass, or by number of votes
@@ -11,15 +13,18 @@ All work in float32 (float64 where an input is) and on any shape. Conventions ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from mergers import _random
 from mergers._place import Look, Place
 from mergers._select import cut, keep_count, shrink, survey_cuts
 from studio.errors import ConfigError
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PerModel = float | Sequence[float]
 Elect = Literal["weighted", "raw"]
@@ -53,16 +58,30 @@ def one_of(name: str, value: str, allowed: Any) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(known)}, not '{value}'")
 
 
+def library(values: Any) -> Any:
+    """Return the library that values belong to, numpy or torch; names are used that mean the same in both."""
+    return np if isinstance(values, np.ndarray) else torch
+
+
 def work_type(tensors: Sequence[Tensor]) -> torch.dtype:
     """Return the type to compute in."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def deltas(tensors: Sequence[Tensor], base: Tensor | None) -> list[Tensor]:
-    """Return fresh tensors ``tensor - base``; without a base the tensors are the deltas already."""
+def deltas(tensors: Sequence[Tensor], base: Tensor | None, fresh: bool = True) -> list[Tensor]:
+    """Return ``tensor - base`` as arrays of their own; without a base the arrays are the deltas already.
+
+    Without ``fresh`` they may be the very tensors given, for those who change none.
+    """
+    given: Any = tensors
+    if isinstance(given[0], np.ndarray):
+        wide = np.float64 if any(t.dtype == np.float64 for t in given) else np.float32
+        if base is None:
+            return [array.astype(wide, copy=fresh) for array in given]
+        return [np.subtract(array, base, dtype=wide, casting="same_kind") for array in given]
     dtype = work_type(tensors)
     if base is None:
-        return [tensor.to(dtype, copy=True, memory_format=torch.contiguous_format) for tensor in tensors]
+        return [tensor.to(dtype, copy=fresh, memory_format=torch.contiguous_format) for tensor in tensors]
     ground = base.to(dtype)
     return [
         tensor.to(dtype, copy=True, memory_format=torch.contiguous_format).sub_(ground) for tensor in tensors
@@ -72,8 +91,10 @@ def deltas(tensors: Sequence[Tensor], base: Tensor | None) -> list[Tensor]:
 def on_base(delta: Tensor, base: Tensor | None, scale: float = 1.0) -> Tensor:
     """Return ``base + scale * delta``; changes ``delta``."""
     if scale != 1:
-        delta.mul_(scale)
-    return delta if base is None else delta.add_(base.to(delta.dtype))
+        delta *= float(scale)
+    if base is not None:
+        delta += base
+    return delta
 
 
 def trim(delta: Tensor, density: float, place: Place, model: int) -> Tensor:
@@ -81,12 +102,12 @@ def trim(delta: Tensor, density: float, place: Place, model: int) -> Tensor:
 
     ``place.survey`` holds the models' cuts where the call sees only a piece of what is trimmed together.
     """
-    if density >= 1 or not delta.numel():
+    if density >= 1 or not count_of(delta):
         return delta
-    flat = delta.view(-1)
+    flat = delta.reshape(-1)
     whole = place.survey is None
-    found = cut(flat.abs(), keep_count(density, flat.numel())) if whole else place.survey[model]
-    return shrink(flat, found, 0 if whole else place.offset + place.start).view_as(delta)
+    found = cut(abs(flat), keep_count(density, len(flat))) if whole else place.survey[model]
+    return shrink(flat, found, 0 if whole else place.offset + place.start).reshape(delta.shape)
 
 
 def survey_trim(look: Look, density: PerModel) -> Any:
@@ -97,18 +118,18 @@ def survey_trim(look: Look, density: PerModel) -> Any:
 
 def crumbs(delta: Tensor, density: PerModel, gamma: PerModel, place: Place, model: int, count: int) -> Tensor:
     """Keep the share ``density`` below the ``gamma`` of largest magnitude; may change ``delta``."""
-    if not delta.numel():
+    if not count_of(delta):
         return delta
-    flat = delta.view(-1)
+    flat = delta.reshape(-1)
     if place.survey is None:
-        low, high = _crumb_counts(density, gamma, flat.numel(), count)[model]
-        size, first = flat.abs(), 0
+        low, high = _crumb_counts(density, gamma, len(flat), count)[model]
+        size, first = abs(flat), 0
         inner, outer = cut(size, low) if low else None, cut(size, high) if high else None
     else:
         inner, outer = (cuts[model] for cuts in place.survey)
         first = place.offset + place.start
     kept = flat if inner is None else shrink(flat, inner, first)
-    return (kept if outer is None else kept - shrink(flat, outer, first)).view_as(delta)
+    return (kept if outer is None else kept - shrink(flat, outer, first)).reshape(delta.shape)
 
 
 def survey_crumbs(look: Look, density: PerModel, gamma: PerModel) -> Any:
@@ -144,16 +165,16 @@ def drop(delta: Tensor, density: float, rescale: Rescale, place: Place, model: i
     ``l1`` restores the sum of magnitudes; ``place.survey`` holds the models' factors where the call sees
     only a piece of a tensor.
     """
-    if density >= 1 or not delta.numel():
+    if density >= 1 or not count_of(delta):
         return delta
-    flat = delta.view(-1)
+    flat = delta.reshape(-1)
     whole = place.survey is None
     before = magnitude_sum(flat) if rescale == "l1" and whole else 0.0
     _random.keep_(flat, density, place.random_key(model), place.start)
     if rescale == "density":
-        flat.div_(density)
+        flat /= float(density)
     elif rescale == "l1":
-        flat.mul_(restored(before, magnitude_sum(flat)) if whole else place.survey[model])
+        flat *= float(restored(before, magnitude_sum(flat)) if whole else place.survey[model])
     return delta
 
 
@@ -170,8 +191,9 @@ def survey_drop(look: Look, density: PerModel, rescale: Rescale) -> Any:
     return [restored(b, a) for b, a in zip(before, after, strict=True)]
 
 
-def magnitude_sum(tensor: Tensor) -> float:
-    return float(tensor.abs().sum(dtype=torch.float64))
+def magnitude_sum(values: Any) -> float:
+    """Return the sum of magnitudes, added up in float64."""
+    return float(abs(values).sum(dtype=library(values).float64))
 
 
 def restored(before: float, after: float) -> float:
@@ -179,13 +201,15 @@ def restored(before: float, after: float) -> float:
     return before / after if before >= 1e-7 and after >= 1e-7 else 1.0
 
 
-def add_up(parts: list[Tensor], weights: Sequence[float], normalise: Normalise) -> Tensor:
-    """Return the weighted sum of the parts, divided as ``normalise`` says; changes the first part."""
-    total = parts[0].mul_(weights[0])
+def add_up(parts: Sequence[Tensor], weights: Sequence[float], normalise: Normalise) -> Tensor:
+    """Return the weighted sum of the parts, divided as ``normalise`` says, as an array of its own."""
+    total = parts[0] * float(weights[0])
     for part, weight in zip(parts[1:], weights[1:], strict=True):
-        total.add_(part, alpha=weight)
-    divisor = {"weights": sum(weights), "count": float(len(parts)), "none": 1.0}[normalise]
-    return total if divisor == 1 or abs(divisor) < 1e-8 else total.div_(divisor)
+        total += part if weight == 1 else part * float(weight)
+    divisor = {"weights": float(sum(weights)), "count": float(len(parts)), "none": 1.0}[normalise]
+    if divisor != 1 and abs(divisor) >= 1e-8:
+        total /= divisor
+    return total
 
 
 def agree(
@@ -194,25 +218,65 @@ def agree(
     """Return the sum of those weighted parts that have the majority's sign; an even vote counts as plus.
 
     Changes the parts. Source: TIES (Yadav et al. 2023, arXiv:2306.01708), section 3, "Elect" and "Disjoint
-    merge"; the conventions in which programs differ are arguments.
+    merge"; the conventions in which programs differ are arguments. Signs are handled as the bits that they
+    are: a product or a comparison a value costs three times as much.
     """
+    xp = library(parts[0])
     if elect == "weighted":
         for part, weight in zip(parts, weights, strict=True):
             if weight != 1:
-                part.mul_(weight)
-    votes = parts[0].sign() if sign == "count" else parts[0].clone()
-    for part in parts[1:]:
-        votes.add_(part.sign() if sign == "count" else part)
-    majority = torch.copysign(votes.new_ones(()), votes)
-    total, divisor = votes.zero_(), torch.zeros_like(votes)
+                part *= float(weight)
+    whole, top = bits_type(parts[0])
+    votes = xp.sign(parts[0]) if sign == "count" else parts[0] + parts[1] if len(parts) > 1 else parts[0] + 0
+    for part in parts[1 if sign == "count" else 2 :]:
+        votes += xp.sign(part) if sign == "count" else part
+    minus = votes.view(whole)
+    minus &= top  # the majority's sign alone
+    total: Tensor = xp.zeros_like(votes)
+    divisor, floor = xp.zeros_like(votes), xp.zeros((), dtype=whole)
     for part, weight in zip(parts, weights, strict=True):
-        part.mul_(majority).relu_()  # magnitudes of what agrees, zero elsewhere
-        total.add_(part, alpha=weight if elect == "raw" else 1)
+        bits = part.view(whole)
+        bits ^= minus
+        xp.maximum(bits, floor, out=bits)  # magnitudes of what agrees, +0 elsewhere
+        total += part * float(weight) if elect == "raw" and weight != 1 else part
         if normalise != "none":
-            divisor.add_(part.sign_(), alpha=weight if normalise == "weights" else 1)
-    total.mul_(majority)
+            divisor += ones(part, weight if normalise == "weights" else 1.0)
+    bits = total.view(whole)
+    bits ^= minus
     if normalise == "none":
         return total
     if normalise == "count" or min(weights) > 0:  # a divisor that is not zero is at least as large as this
-        return total.div_(divisor.clamp_(min=1.0 if normalise == "count" else min(weights)))
-    return total.div_(torch.where(divisor == 0, 1.0, divisor))
+        least = 1.0 if normalise == "count" else float(min(weights))
+        total /= xp.clip(divisor, least, None, out=divisor)
+    else:
+        divisor[divisor == 0] = 1.0
+        total /= divisor
+    return total
+
+
+def ones(part: Any, weight: float) -> Any:
+    """Return ``weight`` where a value that is not negative is above zero, else 0; changes ``part``."""
+    xp = library(part)
+    whole, _ = bits_type(part)
+    bits = part.view(whole)
+    xp.negative(bits, out=bits)
+    bits >>= 31 if whole is xp.int32 else 63  # all ones where the bits were those of a number above zero
+    bits &= bits_of(weight, part)
+    return part
+
+
+def bits_type(values: Any) -> tuple[Any, int]:
+    """Return the whole numbers as wide as a float's, and the one that is the sign's bit alone."""
+    xp = library(values)
+    return (xp.int32, -(1 << 31)) if values.dtype == xp.float32 else (xp.int64, -(1 << 63))
+
+
+def bits_of(value: float, values: Any) -> int:
+    """Return the bits of a number of the same type as ``values``, as a whole number."""
+    narrow = values.dtype == library(values).float32
+    return int(np.array(value, np.float32 if narrow else np.float64).view(np.int32 if narrow else np.int64))
+
+
+def count_of(values: Any) -> int:
+    """Return how many elements there are."""
+    return int(np.prod(values.shape))

@@ -19,9 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mergers._inputs import Opened
+from mergers._lock import version
 from mergers._meeting import HELD, LostProcess
 from mergers._plan import Plan
 from mergers._told import statistics_file
@@ -98,7 +97,7 @@ def merge_key(planned: Plan, opened: Opened, device: str = "cpu") -> str:
         told = (statistics_file(model, kind) for model in planned.spec.models)
         files += [file for file in told if file is not None and file.is_file()]
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    versions = [sys.version, torch.__version__, planned.donor, device.partition(":")[0]]
+    versions = [sys.version, version("torch"), version("numpy"), planned.donor, device.partition(":")[0]]
     return sha256(json.dumps([recipe, stats, versions], default=str).encode()).hexdigest()[:16]
 
 

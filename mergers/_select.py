@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mergers._place import Look
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Cut(NamedTuple):
@@ -38,7 +40,7 @@ def keep_count(density: float, count: int) -> int:
     return min(count, max(1, int(density * count)))
 
 
-def cut(size: Tensor, k: int) -> Cut:
+def cut(size: Any, k: int) -> Cut:
     """Return the cut that keeps exactly ``k`` elements of the magnitudes ``size`` [n], 1 <= k <= n."""
     threshold = _kth_largest(size, k)
     above = _count(size > threshold)
@@ -49,16 +51,30 @@ def cut(size: Tensor, k: int) -> Cut:
 
 
 def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
-    """Return the values [n] that a cut keeps, zero elsewhere; ``first`` is their first index in its scope."""
-    if found.last >= first + flat.numel():  # all ties are kept: one fused operation
-        below = torch.nextafter(flat.new_tensor(found.threshold), flat.new_tensor(-1.0))
-        return torch.hardshrink(flat, float(below)) if found.threshold > 0 else flat
-    if found.last < first:
-        return torch.hardshrink(flat, found.threshold)
-    size = flat.abs()
-    equal = size == found.threshold
-    equal[found.last - first + 1 :] = False
-    return flat * equal.logical_or_(size > found.threshold)
+    """Return the values [n] that a cut keeps, zero elsewhere; ``first`` is their first index in its scope.
+
+    Magnitudes are ordered like the bits that store them, read as whole numbers.
+    """
+    xp: Any = torch if hasattr(flat, "numel") else np
+    narrow = flat.dtype == xp.float32
+    whole, sign, threshold = (
+        (xp.int32, 31, int(np.array(found.threshold, np.float32).view(np.int32)))
+        if narrow
+        else (xp.int64, 63, int(np.array(found.threshold, np.float64).view(np.int64)))
+    )
+    bits = flat.view(whole)
+    every = found.last >= first + len(flat)
+    mask = bits & ((1 << sign) - 1)
+    if not every and found.last >= first:
+        equal = mask == threshold
+        equal[found.last - first + 1 :] = False
+    mask *= -1
+    mask += threshold - (1 if every else 0)
+    mask >>= sign  # all ones where the threshold was less, else all zeros
+    mask &= bits
+    if not every and found.last >= first:
+        mask[equal] = bits[equal]
+    return mask.view(flat.dtype)
 
 
 def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
@@ -67,7 +83,7 @@ def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
     One pass where the sample guesses right, one more where values tie at the threshold; after `GUESSES`
     wrong guesses bisection, which needs a pass for every bit of a number.
     """
-    sides = [_bracket(s.abs().view(-1), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
+    sides = [_bracket(abs(s).reshape(-1), k / look.numel) for s, k in zip(look.sample(), ks, strict=True)]
     cuts: list[Cut | None] = [Cut(0.0, ALL) if k >= look.numel else None for k in ks]
     ties: dict[int, int] = {}
     for _ in range(GUESSES):
@@ -104,17 +120,17 @@ def _bisect(look: Look, model: int, k: int) -> tuple[Cut, int]:
     low, high = 0, 1
     kind: np.dtype[Any] = np.dtype(np.float32)
     for _, parts in look.pieces():
-        if parts[model].numel():
-            kind = np.dtype(np.float64 if parts[model].dtype == torch.float64 else np.float32)
-            bits = parts[model].abs().view(torch.int32 if kind == np.float32 else torch.int64)
-            high = max(high, int(bits.max()))
+        size = abs(parts[model]).reshape(-1)
+        if len(size):
+            kind = np.dtype(np.float64 if size.itemsize == 8 else np.float32)
+            high = max(high, int(np.array(float(size.max()), kind).view(f"i{kind.itemsize}")))
     whole = np.dtype(np.int32 if kind == np.float32 else np.int64)
 
     def value(bits: int) -> float:
         return float(np.array(bits, whole).view(kind))
 
     def above(threshold: float) -> int:
-        return sum(_count(parts[model].abs().view(-1) > threshold) for _, parts in look.pieces())
+        return sum(_count(abs(parts[model]).reshape(-1) > threshold) for _, parts in look.pieces())
 
     while low < high:  # the least number that fewer than k elements exceed
         middle = (low + high) // 2
@@ -129,12 +145,14 @@ class _Split:
     above: int = 0
     between: int = 0
     seen: int = 0
-    parts: list[Tensor] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
     overflowed: bool = False
 
-    def middle(self) -> Tensor:
-        """Return what lies between, as one tensor."""
-        return torch.cat(self.parts) if self.parts else torch.empty(0)
+    def middle(self) -> Any:
+        """Return what lies between, as one array or tensor."""
+        if not self.parts or isinstance(self.parts[0], np.ndarray):
+            return np.concatenate(self.parts) if self.parts else np.empty(0, np.float32)
+        return torch.cat(self.parts)
 
 
 def _split_scope(
@@ -150,15 +168,15 @@ def _split_scope(
             if split.overflowed:
                 continue
             low, high = sides[i]
-            size = deltas[i].abs_().view(-1)
-            split.seen += size.numel()
+            size = abs(deltas[i]).reshape(-1)
+            split.seen += len(size)
             if low == high:
                 split.above += _count(size > high)
                 split.between += _count(size == high)
                 continue
             over, middle = _split(size, low, high)
             split.above += over
-            split.between += middle.numel()
+            split.between += len(middle)
             split.parts.append(middle)
             split.overflowed = split.between > CAP
     return splits
@@ -166,7 +184,8 @@ def _split_scope(
 
 def _narrower(split: _Split, share: float) -> tuple[float, float]:
     """Return two values closer together: about where the share lies in what was collected."""
-    ordered = split.middle().sort(descending=True).values
+    middle = split.middle()
+    ordered = np.sort(middle if isinstance(middle, np.ndarray) else middle.cpu().numpy())[::-1]
     place = (share * split.seen - split.above) / len(ordered)
     place = min(max(place, 0.0), 1.0) * (len(ordered) - 1)
     slack = len(ordered) / 20
@@ -182,7 +201,7 @@ def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:
         if not any(left.values()):
             break
         for i in [i for i, wanted in left.items() if wanted]:
-            equal = parts[i].abs_().view(-1) == cuts[i].threshold
+            equal = abs(parts[i]).reshape(-1) == cuts[i].threshold
             count = _count(equal)
             if count >= left[i]:
                 last = int(_where(equal)[left[i] - 1])
@@ -191,9 +210,9 @@ def _place_ties(look: Look, cuts: list[Cut], ties: dict[int, int]) -> list[Cut]:
     return cuts
 
 
-def _bracket(sample: Tensor, share: float) -> tuple[float, float]:
+def _bracket(sample: Any, share: float) -> tuple[float, float]:
     """Return two values that very probably enclose the one that ``share`` of all elements exceed."""
-    count = sample.numel()
+    count = len(sample)
     place, slack = share * count, 6 * math.sqrt(count * share * (1 - share)) + 2
     low, high = int(place + slack), int(place - slack)
     return (
@@ -202,34 +221,42 @@ def _bracket(sample: Tensor, share: float) -> tuple[float, float]:
     )
 
 
-def _kth_largest(size: Tensor, k: int) -> float:
-    count = size.numel()
+def _kth_largest(size: Any, k: int) -> float:
+    count = len(size)
     if count > 4 * SAMPLE:
         low, high = _bracket(size[:: count // SAMPLE], k / count)
         above, middle = _split(size, low, high)
-        if above < k <= above + middle.numel():
+        if above < k <= above + len(middle):
             return _kth(middle, k - above)
     return _kth(size, k)
 
 
-def _split(size: Tensor, low: float, high: float) -> tuple[int, Tensor]:
+def _split(size: Any, low: float, high: float) -> tuple[int, Any]:
     """Return how many magnitudes exceed ``high``, and those from ``low`` to ``high``."""
     over = size > high
-    return _count(over), size[_where((size >= low).logical_xor_(over))]
+    middle = size >= low
+    middle ^= over
+    return _count(over), size[_where(middle)]
 
 
-def _count(mask: Tensor) -> int:
-    """Return how many are true; numpy counts booleans five times as fast on a processor."""
+def _count(mask: Any) -> int:
+    """Return how many are true; numpy counts booleans five times as fast as torch on a processor."""
+    if isinstance(mask, np.ndarray):
+        return int(np.count_nonzero(mask))
     return int(torch.count_nonzero(mask)) if mask.is_cuda else int(np.count_nonzero(mask.numpy()))
 
 
-def _where(mask: Tensor) -> Tensor:
+def _where(mask: Any) -> Any:
     """Return the indices [m] of what is true, in order."""
+    if isinstance(mask, np.ndarray):
+        return np.flatnonzero(mask)
     return mask.nonzero().flatten() if mask.is_cuda else torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
-def _kth(size: Tensor, k: int) -> float:
-    place = size.numel() - k
+def _kth(size: Any, k: int) -> float:
+    place = len(size) - k
+    if isinstance(size, np.ndarray):
+        return float(np.partition(size, place)[place])
     if size.is_cuda:
         return float(torch.kthvalue(size, place + 1).values)
     return float(np.partition(size.numpy(), place)[place])

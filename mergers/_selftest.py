@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from studio.errors import MergeError
 from studio.families import reload
+from studio.later import torch
 
 
 def selftest(folder: Path, donor: Path, name: str) -> str:

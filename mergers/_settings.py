@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import torch
+import numpy as np
 
 from studio import plugins
 from studio.errors import ConfigError, unknown
+from studio.later import torch
 
 #: Keyword arguments that the engine supplies; they are no settings.
 SUPPLIED = ("place",)
@@ -28,9 +29,18 @@ def allowed(module: ModuleType) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in SUPPLIED}
 
 
+def hint_of(module: ModuleType, name: str) -> Any:
+    """Return a setting's type; those of the tensors stay unread, which would take importing torch."""
+    written = module.merge.__annotations__
+    if name not in written:
+        return None
+    only = SimpleNamespace(__annotations__={name: written[name]})
+    return typing.get_type_hints(only, vars(module))[name]
+
+
 def is_per_model(module: ModuleType, name: str) -> bool:
     """Return whether a setting may differ from model to model."""
-    hint = typing.get_type_hints(module.merge).get(name)
+    hint = hint_of(module, name)
     return any(typing.get_origin(part) is Sequence for part in typing.get_args(hint))
 
 
@@ -72,9 +82,17 @@ def resolve(
 
 def rehearse(module: ModuleType, settings: Mapping[str, Any], count: int) -> None:
     """Call a method once on small random deltas, so that values out of range are told before work begins."""
-    draw = torch.Generator().manual_seed(0)
-    deltas = [torch.randn(4, 4, generator=draw) for _ in range(count)]
-    module.merge(deltas, None, **settings)
+    draw = np.random.default_rng(0)
+    deltas: list[Any] = [draw.standard_normal((4, 4), dtype=np.float32) for _ in range(count)]
+    if not takes_arrays(module):
+        deltas = [torch.from_numpy(delta) for delta in deltas]
+    with np.errstate(all="ignore"):
+        module.merge(deltas, None, **settings)
+
+
+def takes_arrays(module: ModuleType) -> bool:
+    """Return whether a method works on NumPy arrays as well as on tensors: its ``ARRAYS``."""
+    return bool(getattr(module, "ARRAYS", False))
 
 
 def _preset(module: ModuleType, name: str, preset: Any, known: Any, wrong: list[str]) -> dict[str, Any]:
@@ -88,7 +106,7 @@ def _preset(module: ModuleType, name: str, preset: Any, known: Any, wrong: list[
 
 
 def _problem(module: ModuleType, key: str, value: Any, count: int) -> str | None:
-    hint = typing.get_type_hints(module.merge).get(key)
+    hint = hint_of(module, key)
     choices = [c for part in (hint, *typing.get_args(hint)) for c in _literals(part)]
     if choices:
         return None if value in choices else unknown(f"value of {key}", str(value), map(str, choices))

@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from mergers._inputs import Opened
 from studio.adapters import Adapter, Factors
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
+from studio.floats import Values, sound, widen
+from studio.later import torch
 from studio.module_names import tensor_names, weight_names
+from studio.tensorfile import BITS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Types whose values can be averaged.
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 #: Reads the elements begin <= i < end of a flattened tensor, given the base's values there.
-Reader = Callable[[int, int, Tensor | None], Tensor]
+Reader = Callable[[int, int, "Tensor | None"], "Tensor"]
+#: The same with arrays, and None for a piece that is not finite.
+ArrayReader = Callable[[int, int, "Values | None"], "Values | None"]
 
 
 class Input(Protocol):
@@ -102,18 +109,18 @@ class Source:
         if self.adapter is not None:
             return name in self._weights or name in self._biases or name in self._values
         assert self.checkpoint is not None
-        return name in self.checkpoint or self._alias(name) != name
+        return name in self.checkpoint or self.alias(name) != name
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the tensor's shape here."""
         if self.checkpoint is not None:
-            return self.checkpoint.shape(self._alias(name))
+            return self.checkpoint.shape(self.alias(name))
         return self.donor.shape(name)
 
     def reader(self, name: str) -> Reader:
         """Return what reads pieces of a tensor as this model has it."""
         if self.checkpoint is not None:
-            return stored(self.checkpoint, self._alias(name))
+            return stored(self.checkpoint, self.alias(name))
         assert self.adapter is not None
         if name in self._values:
             return stored(self.adapter.checkpoint, self.adapter.stored(self._values[name]))
@@ -133,14 +140,14 @@ class Source:
     def kind(self, name: str) -> str:
         """Return as which type the tensor is stored here; an adapter's are the donor's."""
         if self.checkpoint is not None:
-            return self.checkpoint.entry(self._alias(name)).kind
+            return self.checkpoint.entry(self.alias(name)).kind
         return self.donor.entry(name).kind
 
     def extra(self, donor: Checkpoint) -> list[str]:
         """Return the names of tensors that the donor does not have."""
         return [n for n in self.checkpoint.names() if n not in donor] if self.checkpoint is not None else []
 
-    def _alias(self, name: str) -> str:
+    def alias(self, name: str) -> str:
         """Return under which name a model stores a tensor; one that ties two stores only one of them."""
         assert self.checkpoint is not None
         if name in self.checkpoint:
@@ -194,6 +201,40 @@ class Tuned:
             return plain
         tuned = self.adapter.reader(own)
         return lambda begin, end, base: tuned(begin, end, plain(begin, end, None))
+
+
+def standing(source: Input, name: str) -> tuple[Checkpoint, str] | None:
+    """Return where a full model's values of a tensor stand as they are, or None: they are computed."""
+    if isinstance(source, Source) and source.checkpoint is not None:
+        return source.checkpoint, source.alias(name)
+    return None
+
+
+def arrays(source: Input, name: str) -> ArrayReader:
+    """Return what reads pieces of a tensor as float32 or float64 arrays; None for one that is not finite."""
+    place = standing(source, name)
+    if place is not None:
+        return stored_arrays(*place)
+    reader = source.reader(name)
+
+    def computed(begin: int, end: int, base: Values | None) -> Values | None:
+        found = reader(begin, end, None if base is None else torch.from_numpy(base))
+        wide: Values = (found if found.dtype == torch.float64 else found.float()).numpy()
+        return wide if np.isfinite(wide).all() else None
+
+    return computed
+
+
+def stored_arrays(checkpoint: Checkpoint, name: str) -> ArrayReader:
+    """Return the same for a stored tensor."""
+    entry = checkpoint.entry(name)
+    size = BITS[entry.kind] // 8
+
+    def read(begin: int, end: int, base: Values | None) -> Values | None:
+        raw = checkpoint.read_array(name, begin * size, end * size)
+        return widen(raw, entry.kind) if sound(raw, entry.kind) else None
+
+    return read
 
 
 def stored(checkpoint: Checkpoint, name: str) -> Reader:

@@ -10,26 +10,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._sources import Input, stored
+from mergers._settings import takes_arrays
+from mergers._sources import Input, arrays, standing, stored, stored_arrays
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
+from studio.floats import WRITABLE, narrow, sound, widen
+from studio.later import torch
 from studio.shards import ShardWriter
-from studio.tensorfile import torch_type
+from studio.tensorfile import BITS, TORCH_NAMES, torch_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIECE = 1 << 17
 #: One piece in so many is measured for the report's figures.
 MEASURED = 8
 #: Gives what the models' data says of some elements of a tensor, or None where it says nothing.
-Told = Callable[[str, int, int], Sequence[Tensor] | None]
+Told = Callable[[str, int, int], "Sequence[Tensor] | None"]
 #: A survey's sample: so many stretches of so many elements, spread evenly.
 STRETCHES, STRETCH = 64, 512
 
@@ -98,12 +103,24 @@ class Tensors:
         self.numel = math.prod(step.shape)
         self.size = piece_size(work.method, step.shape)
         self.place = replace(place, tensor=step.name)
-        ground = work.ground
-        self._ground = ground.reader(step.name) if ground else stored(work.donor, step.name)
-        self._readers = [source.reader(step.name) for source in work.sources]
+        ground, name = work.ground, step.name
+        self._arrays = takes_arrays(work.method) and work.device == "cpu"
+        if self._arrays:
+            self._array_ground = arrays(ground, name) if ground else stored_arrays(work.donor, name)
+            self._array_readers = [arrays(source, name) for source in work.sources]
+            own = work.base is not None or any(standing(source, name) is None for source in work.sources)
+            self._needs_ground = own or work.guarded
+            return
+        self._ground = ground.reader(name) if ground else stored(work.donor, name)
+        self._readers = [source.reader(name) for source in work.sources]
 
-    def read(self, begin: int, end: int) -> tuple[list[Tensor], Tensor | None]:
-        """Return the models' and the base's elements ``begin <= i < end``, all of them finite."""
+    def read(self, begin: int, end: int) -> tuple[list[Any], Any]:
+        """Return the models' and the base's elements ``begin <= i < end``, all of them finite.
+
+        NumPy arrays where the method takes them and works on the processor, tensors otherwise.
+        """
+        if self._arrays:
+            return self._read_arrays(begin, end)
         ground = self._ground(begin, end, None)
         if self.work.guarded and not is_finite(ground):
             raise _Infinite
@@ -111,41 +128,58 @@ class Tensors:
         for reader, name in zip(self._readers, self.work.names, strict=True):
             values = reader(begin, end, ground)
             if not is_finite(values):
-                raise MergeError(
-                    f"'{self.step.name}' of {name} holds values that are not finite; the model is damaged"
-                )
+                raise self._damaged(name)
             found.append(values.to(self.work.device))
         return found, ground.to(self.work.device) if self.work.base is not None else None
 
-    def shaped(self, begin: int) -> tuple[list[Tensor], Tensor | None]:
+    def _read_arrays(self, begin: int, end: int) -> tuple[list[Any], Any]:
+        ground = self._array_ground(begin, end, None) if self._needs_ground else None
+        if self._needs_ground and ground is None:
+            raise _Infinite if self.work.guarded else self._damaged(str(self.work.donor.folder))
+        found = []
+        for reader, name in zip(self._array_readers, self.work.names, strict=True):
+            values = reader(begin, end, ground)
+            if values is None:
+                raise self._damaged(name)
+            found.append(values)
+        return found, ground if self.work.base is not None else None
+
+    def _damaged(self, name: str) -> MergeError:
+        return MergeError(
+            f"'{self.step.name}' of {name} holds values that are not finite; the model is damaged"
+        )
+
+    def shaped(self, begin: int) -> tuple[list[Any], Any]:
         """Return the piece that begins at an element as the method is given it: flat, whole rows, or all."""
         values, base = self.read(begin, min(begin + self.size, self.numel))
         if self.size < self.numel and getattr(self.work.method, "PIECES", "whole") != "rows":
             return values, base
+        if not self.step.shape and self._arrays:  # what NumPy makes of arrays without an axis are no arrays
+            return values, base
         shape = (-1, *self.step.shape[1:]) if self.step.shape else ()
-        return [v.view(shape) for v in values], None if base is None else base.view(shape)
+        return [v.reshape(shape) for v in values], None if base is None else base.reshape(shape)
 
-    def pieces(self) -> Iterator[tuple[Place, list[Tensor]]]:
+    def pieces(self) -> Iterator[tuple[Place, list[Any]]]:
         """Yield all deltas, piece by piece."""
         for begin in range(0, self.numel, self.size):
             tensors, base = self.shaped(begin)
             yield replace(self.place, start=begin), deltas(tensors, base)
 
-    def values(self) -> Iterator[tuple[Place, list[Tensor]]]:
+    def values(self) -> Iterator[tuple[Place, list[Any]]]:
         """Yield all models' values, piece by piece."""
         for begin in range(0, self.numel, self.size):
             yield replace(self.place, start=begin), deltas(self.shaped(begin)[0], None)
 
-    def sample(self, share: float = 1.0) -> list[Tensor]:
+    def sample(self, share: float = 1.0) -> list[Any]:
         """Return some of each model's deltas, from stretches spread over the tensor."""
         stretches = max(1, min(math.ceil(STRETCHES * share), -(-self.numel // STRETCH)))
         length = min(STRETCH, self.numel)
-        found: list[list[Tensor]] = [[] for _ in self.work.sources]
+        found: list[list[Any]] = [[] for _ in self.work.sources]
         for i in range(stretches):
             begin = (self.numel - length) * i // max(1, stretches - 1)
             for part, delta in zip(found, deltas(*self.read(begin, begin + length)), strict=True):
-                part.append(delta.view(-1))
-        return [torch.cat(parts) for parts in found]
+                part.append(delta.reshape(-1))
+        return [joined(parts) for parts in found]
 
 
 def survey_model(
@@ -176,7 +210,7 @@ def survey_model(
         for tensors in opened():
             with suppress(_Infinite):
                 parts.append(tensors.sample(min(1.0, 64 * tensors.numel / place)))
-        return [torch.cat(same) for same in zip(*parts, strict=True)]
+        return [joined(same) for same in zip(*parts, strict=True)]
 
     look = Look(count=len(work.sources), numel=place, pieces=pieces, values=values, sample=sample)
     return work.method.survey(look, **settings), offsets
@@ -185,7 +219,7 @@ def survey_model(
 def merge_tensor(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
     """Merge or copy one tensor into the writer."""
     if step.action == "merge":
-        with suppress(_Infinite):
+        with suppress(_Infinite), np.errstate(all="ignore"):  # what is not finite is looked for, and told
             return _merge(work, step, writer, place)
     copy_tensor(work.donor, step.name, writer, step.stored)
     return Done(report=None, infinite=step.action == "merge")
@@ -205,22 +239,28 @@ def _merge(work: Work, step: Step, writer: ShardWriter, place: Place) -> Done:
         )
         place = replace(place, survey=method.survey(look, **step.settings))
     wants_place = "place" in (method.merge.__kwdefaults__ or {})
-    dtype = torch_type(step.stored or work.donor.entry(step.name).kind)
+    kind = step.stored or work.donor.entry(step.name).kind
     measure = _Measure(len(work.sources))
     for number, begin in enumerate(range(0, numel, size)):
         values, base = tensors.shaped(begin)
         told = work.told(step.name, begin, begin + values[0].numel()) if work.told is not None else None
         told = told and [figures.to(work.device) for figures in told]
         extra = {"place": replace(place, start=begin, statistics=told)} if wants_place else {}
-        merged: Tensor = method.merge(values, base, **extra, **step.settings).reshape(-1)
-        stored = merged.to(dtype)
-        if not is_finite(stored):
+        merged: Any = method.merge(values, base, **extra, **step.settings).reshape(-1)
+        if isinstance(merged, np.ndarray) and kind not in WRITABLE:
+            merged = torch.from_numpy(merged)
+            values = [torch.from_numpy(array) for array in values]
+            base = None if base is None else torch.from_numpy(base)
+        stored = narrow(merged, kind) if isinstance(merged, np.ndarray) else merged.to(torch_type(kind))
+        if not (sound(stored, kind) if isinstance(stored, np.ndarray) else is_finite(stored)):
             raise MergeError(
-                f"merging '{step.name}' gives values that {str(dtype)[6:]} cannot hold; lower the weights"
+                f"merging '{step.name}' gives values that {TORCH_NAMES[kind]} cannot hold; lower the weights"
             )
-        writer.write_flat(step.name, begin, stored.cpu())
+        data = stored if isinstance(stored, np.ndarray) else stored.cpu().contiguous()
+        writer.write_raw(step.name, begin * BITS[kind] // 8, data)
         if number % MEASURED == 0:
-            measure.add(merged, stored, values, base, tensors)
+            again = widen(stored, kind) if isinstance(stored, np.ndarray) else stored.to(merged.dtype)
+            measure.add(merged, again, values, base)
     scale = numel / measure.count if measure.count else 0.0
     return Done(report=measure.report(step.name, scale), lost=measure.lost * scale)
 
@@ -243,16 +283,14 @@ class _Measure:
         self.count, self.lost, self._merged = 0, 0.0, 0.0
         self._models = [0.0] * models
 
-    def add(
-        self, merged: Tensor, stored: Tensor, values: Sequence[Tensor], base: Tensor | None, tensors: Tensors
-    ) -> None:
-        """Measure one piece."""
-        ground = (base if base is not None else values[0]).reshape(-1).to(merged.dtype)
-        self.count += merged.numel()
-        self.lost += _squared(stored.to(merged.dtype) - merged)
+    def add(self, merged: Any, stored: Any, values: Sequence[Any], base: Any) -> None:
+        """Measure one piece; ``stored`` is what the merged values become once they are written."""
+        ground = (base if base is not None else values[0]).reshape(-1)
+        self.count += len(merged)
+        self.lost += _squared(stored - merged)
         self._merged += _squared(merged - ground)
         for i, value in enumerate(values):
-            self._models[i] += _squared(value.reshape(-1).to(merged.dtype) - ground)
+            self._models[i] += _squared(value.reshape(-1) - ground)
 
     def report(self, name: str, scale: float) -> ModuleReport:
         """Return the figures scaled up to the whole tensor."""
@@ -261,9 +299,16 @@ class _Measure:
         return ModuleReport(name=name, rank=0, energy=1.0, norm=norm, longest=longest)
 
 
-def _squared(tensor: Tensor) -> float:
-    flat = tensor.reshape(-1)
+def _squared(values: Any) -> float:
+    if isinstance(values, np.ndarray):
+        return float(np.einsum("n,n->", values, values))
+    flat = values.reshape(-1).float()
     return float(torch.dot(flat, flat))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Return arrays or tensors one after the other."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(list(parts))
 
 
 def copy_tensor(

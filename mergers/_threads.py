@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
+
+from studio.later import has_torch, torch
 
 T = TypeVar("T")
 
@@ -24,7 +26,7 @@ def in_order(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> It
     if threads <= 1:
         yield from map(work, waiting)
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(threads, initializer=_alone) as pool:
         running = []
         try:
             for item in waiting:
@@ -38,19 +40,28 @@ def in_order(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> It
                 future.cancel()
 
 
+def _alone() -> None:
+    """Keep torch's operations in a thread inside that thread; where NumPy does the work there is no torch."""
+    if has_torch():
+        torch.set_num_threads(1)
+
+
 def _inference(work: Callable[[Any], T], item: Any) -> T:
-    with torch.inference_mode():
+    with torch.inference_mode() if has_torch() else nullcontext():
         return work(item)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of pieces: it does once it has seen a larger block come and go."""
+    np.empty(24 << 20, np.uint8)
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Run every tensor operation on the thread that calls it: faster here, and the same anywhere."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    # The C library keeps freed memory for pieces like these once it has seen a larger block come and go.
-    del_me = torch.empty(24 << 20, dtype=torch.uint8)
-    del del_me
     try:
         with torch.inference_mode():
             yield

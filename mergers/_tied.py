@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from mergers._groups import group_of
 from mergers._sources import tied_name
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
+from studio.later import torch
 
 #: How models call the table of their tokens.
 TABLES = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared")

@@ -103,8 +103,13 @@ def _write_share(spec: MergeSpec, ranks: Ranks, guest: Guest) -> None:
                 f"process {ranks.rank} finds other inputs or another installation than process 0; all need "
                 "the same folders and the same versions"
             )
-        with closing(Journal(journal_of(folder, ranks.rank))) as journal, one_torch_thread():
-            _models.write_share(planned, opened, folder, names, journal, guest)
+        try:
+            with closing(Journal(journal_of(folder, ranks.rank))) as journal, one_torch_thread():
+                _models.write_share(planned, opened, folder, names, journal, guest)
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+            raise MergeError("process 0 gave up") from None  # and has removed the folder
         guest.done()
     except TriptychError as error:
         guest.fail("lost" if isinstance(error, LostProcess) else "failed", str(error))

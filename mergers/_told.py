@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mergers._inputs import Opened
 from mergers._plan import Step
@@ -18,7 +17,10 @@ from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.statistics import Statistics
 
-Told = Callable[[str, int, int], Sequence[Tensor] | None]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Told = Callable[[str, int, int], "Sequence[Tensor] | None"]
 
 
 def kind_of(name: str) -> str | None:

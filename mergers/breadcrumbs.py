@@ -7,9 +7,7 @@ tensor, the ``gamma`` largest and all but ``density`` of the rest are masked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import (
     Normalise,
@@ -24,6 +22,9 @@ from mergers._ops import (
 )
 from mergers._place import NOWHERE, Look, Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: mergekit drops nothing unless told to.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"density": 0.143, "gamma": 0.007, "scale": 0.3},
@@ -31,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 IDENTITY = {"gamma": 0.0}
 PIECES = "any"
+ARRAYS = True
 
 
 def survey(look: Look, *, density: PerModel = 0.15, gamma: PerModel = 0.01, **_: Any) -> Any:

@@ -7,9 +7,7 @@ TIES (arXiv:2306.01708, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import (
     Elect,
@@ -26,10 +24,14 @@ from mergers._ops import (
 from mergers._place import NOWHERE, Place
 from mergers.breadcrumbs import IDENTITY, survey
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["IDENTITY", "PRESETS", "merge", "survey"]
 
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {"density": 1.0, "gamma": 0.01, "normalise": "none"}}
 PIECES = "any"
+ARRAYS = True
 
 
 def merge(

@@ -7,9 +7,7 @@ drop rate p = 1 - density. Random numbers are keyed by (seed, tensor, model).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import (
     Normalise,
@@ -26,6 +24,9 @@ from mergers._ops import (
 )
 from mergers._place import NOWHERE, Look, Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: mergekit restores the L1 norm instead of dividing by the density, and drops nothing unless told to.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"rescale": "density", "normalise": "none"},
@@ -35,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 PIECES = "any"
+ARRAYS = True
 
 
 def survey(look: Look, *, density: PerModel = 0.5, rescale: Rescale = "density", **_: Any) -> Any:

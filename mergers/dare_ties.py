@@ -7,9 +7,7 @@ the disjoint mean of TIES (arXiv:2306.01708, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import (
     Elect,
@@ -25,6 +23,9 @@ from mergers._ops import (
 from mergers._place import NOWHERE, Place
 from mergers.dare_linear import sparse_deltas, survey
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["PRESETS", "merge", "survey"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 PIECES = "any"
+ARRAYS = True
 
 
 def merge(

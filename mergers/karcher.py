@@ -7,20 +7,23 @@ merging: arXiv:2603.04972. Directions are averaged on the unit sphere by gradien
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from mergers._gram import Gram, Origin, cosines, lengths, merge_by, survey_gram
 from mergers._ops import PerModel, one_of, per_model
 from mergers._place import NOWHERE, Look, Place
 from studio.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: mergekit averages the models themselves, ten steps, all with the same weight.
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {"origin": "zero", "steps": 10, "tolerance": 1e-5}}
 NEEDS_BASE = False
 PIECES = "any"
+ARRAYS = True
 
 
 def weights(

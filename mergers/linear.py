@@ -6,12 +6,13 @@ Model soups, arXiv:2203.05482, section 2: the uniform and the weighted soup.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import PerModel, add_up, deltas, on_base, per_model
 from studio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: An average of models needs no base; adapters bring theirs.
 NEEDS_BASE = False
@@ -20,6 +21,7 @@ NEEDS_BASE = False
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "mergekit": {}, "peft": {"normalise": False}}
 
 PIECES = "any"
+ARRAYS = True
 
 
 def coefficients(count: int, *, weight: PerModel = 1.0, normalise: bool = True) -> list[float]:
@@ -39,6 +41,6 @@ def merge(
     With weights that add up to 1 the base cancels out: it is the average of the models. Without
     ``normalise`` the weights are taken as they are; negative ones are allowed.
     """
-    parts = deltas(tensors, base)
+    parts = deltas(tensors, base, fresh=False)
     total = add_up(parts, coefficients(len(parts), weight=weight, normalise=normalise), "none")
     return on_base(total, base)

@@ -7,16 +7,19 @@ w = t * average + (1 - t) * base with t = N cos(theta) / (1 + (N - 1) cos(theta)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from mergers._gram import Gram, cosines, merge_by, survey_gram
 from mergers._place import NOWHERE, Look, Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "mergekit": {}}
 PIECES = "any"
+ARRAYS = True
 
 
 def weights(gram: Gram) -> list[float]:

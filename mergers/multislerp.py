@@ -7,19 +7,22 @@ section 3.2: project the unit vectors into the tangent plane at their mean, aver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from mergers._gram import Gram, Origin, cosines, lengths, merge_by, survey_gram
 from mergers._ops import PerModel, one_of, per_model
 from mergers._place import NOWHERE, Look, Place
 from studio.errors import MergeError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {}}
 NEEDS_BASE = False
 PIECES = "any"
+ARRAYS = True
 
 
 def weights(

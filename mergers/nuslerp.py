@@ -7,18 +7,20 @@ t = w_2 / (w_1 + w_2); only exactly parallel vectors are interpolated linearly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._gram import Gram, Origin, arc, cosines, merge_by, survey_gram
 from mergers._ops import PerModel, one_of, per_model
 from mergers._place import NOWHERE, Look, Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {}}
 MODELS = 2
 NEEDS_BASE = False
 PIECES = "any"
+ARRAYS = True
 STRAIGHT = 1 - 1e-9
 
 

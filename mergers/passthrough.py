@@ -7,16 +7,18 @@ section 2. Which layers go where is told by the slices of a mergekit file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import deltas, on_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {}}
 MODELS = 1
 NEEDS_BASE = False
 PIECES = "any"
+ARRAYS = True
 
 
 def merge(tensors: Sequence[Tensor], base: Tensor | None, *, scale: float = 1.0) -> Tensor:

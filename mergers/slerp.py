@@ -7,13 +7,14 @@ slerp(a, b, t) = sin((1-t) w) / sin(w) a + sin(t w) / sin(w) b, with w the angle
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._gram import Gram, Origin, arc, cosines, merge_by, survey_gram
 from mergers._ops import one_of
 from mergers._place import NOWHERE, Look, Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: mergekit walks between the weights themselves, not between what was learned.
 PRESETS: dict[str, dict[str, Any]] = {"paper": {"origin": "zero"}, "mergekit": {"origin": "zero"}}
@@ -21,6 +22,7 @@ MODELS = 2
 SYMMETRIC = False
 NEEDS_BASE = False
 PIECES = "any"
+ARRAYS = True
 #: Beyond this cosine the arc is as good as straight.
 STRAIGHT = 0.9995
 

@@ -8,15 +8,17 @@ theta = theta_base + scale * sum_i w_i tau_i. The paper finds scales of 0.3 to 0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._ops import Normalise, PerModel, add_up, deltas, on_base, one_of, per_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "mergekit": {}, "peft": {}}
 
 PIECES = "any"
+ARRAYS = True
 
 
 def coefficients(
@@ -38,6 +40,6 @@ def merge(
     normalise: Normalise = "none",
 ) -> Tensor:
     """Return ``base + scale * sum_i w_i (tensor_i - base)``; a negative weight unlearns a task."""
-    parts = deltas(tensors, base)
+    parts = deltas(tensors, base, fresh=False)
     factors = coefficients(len(parts), weight=weight, scale=scale, normalise=normalise)
     return on_base(add_up(parts, factors, "none"), base)

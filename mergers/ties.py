@@ -7,9 +7,7 @@ Programs differ in what the paper leaves open; every difference is a setting, ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from mergers._ops import (
     Elect,
@@ -27,6 +25,9 @@ from mergers._ops import (
 )
 from mergers._place import NOWHERE, Look, Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Scope = Literal["tensor", "model"]
 
 #: The paper trims over the whole model; mergekit and PEFT per tensor, and trim nothing unless told to.
@@ -38,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 PIECES = "any"
+ARRAYS = True
 
 
 def survey(look: Look, *, density: PerModel = 0.2, **_: Any) -> Any:

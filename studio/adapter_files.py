@@ -7,15 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.adapter_format import CONFIG_FILE, NOTE_FILE, PREFIX, WEIGHTS_FILE, Factors, cast
 from studio.errors import CheckpointError
 from studio.files import atomic_folder
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_adapter(
@@ -26,7 +26,7 @@ def write_adapter(
     base_fingerprint: str = "",
     family: str = "",
     values: Mapping[str, Tensor] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write factors as a PEFT LoRA folder and return it; whole or not at all.
@@ -37,7 +37,7 @@ def write_adapter(
     with atomic_folder(folder) as made:
         fill_adapter(
             made, modules, base=base, base_fingerprint=base_fingerprint, family=family, values=values,
-            dtype=dtype, note=note,
+            dtype=dtype or torch.float32, note=note,
         )  # fmt: skip
     return Path(folder)
 
@@ -79,6 +79,8 @@ def fill_adapter(
         fan_in_fan_out="transposed" in kinds,
         modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
     )
+    from safetensors.torch import save_file
+
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     note = {**(note or {}), **({"tied": copies} if copies else {})}

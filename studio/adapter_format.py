@@ -18,14 +18,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from studio.adapter_check import check_factors, check_scaling
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, unknown
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from studio.adapter_files import write_adapter, write_note
 from studio.adapter_format import (
     CONFIG_FILE,
@@ -28,6 +26,7 @@ from studio.adapter_format import (
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, unknown
 from studio.files import atomic_folder
+from studio.later import torch
 from studio.types import Family
 
 __all__ = [

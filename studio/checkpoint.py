@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import CheckpointError, unknown
 from studio.fingerprint import fingerprint
-from studio.tensorfile import BITS, TORCH_NAMES, Entry, as_bytes, read_bytes, read_header
+from studio.tensorfile import BITS, TORCH_NAMES, Entry, read_bytes, read_header
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 #: Weight files that stand alone, in the order in which they are looked for.
@@ -122,6 +124,13 @@ class Checkpoint:
 
     def read_raw(self, name: str, begin: int, end: int) -> Tensor:
         """Return a tensor's bytes ``begin <= i < end`` (uint8), whatever its type."""
+        import torch
+
+        data = self.read_array(name, begin, end)
+        return torch.from_numpy(data) if data.size else torch.empty(0, dtype=torch.uint8)
+
+    def read_array(self, name: str, begin: int, end: int) -> NDArray[np.uint8]:
+        """Return the same as a NumPy array, which takes no torch."""
         entry = self.entry(name)
         assert 0 <= begin <= end <= entry.nbytes, (name, begin, end)
         if entry.file not in self._open:
@@ -164,7 +173,7 @@ class Checkpoint:
         for name in sorted(self._entries):
             entry = self._entries[name]
             digest.update(f"{name}\0{entry.kind}\0{list(entry.shape)}\0".encode())
-            digest.update(as_bytes(self.read_raw(name, 0, min(4096, entry.nbytes))))
+            digest.update(self.read_array(name, 0, min(4096, entry.nbytes)).data)
         return digest.hexdigest()
 
     def _weight_files(self) -> list[Path]:

@@ -16,11 +16,14 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.checkpoint import INDEX, SINGLE
 from studio.tensorfile import BITS, as_bytes, encode_header, torch_type
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 Tensors = Sequence[tuple[str, str, tuple[int, ...]]]
 
@@ -72,8 +75,8 @@ class ShardWriter:
         _, _, kind, _ = self._places[name]
         self.write_raw(name, start * BITS[kind] // 8, tensor.to(torch_type(kind)).contiguous())
 
-    def write_raw(self, name: str, begin: int, data: Tensor) -> None:
-        """Write a contiguous tensor's bytes from byte ``begin`` of the stored one on."""
+    def write_raw(self, name: str, begin: int, data: Tensor | NDArray[Any]) -> None:
+        """Write a contiguous tensor's or array's bytes from byte ``begin`` of the stored one on."""
         number, place, kind, shape = self._places[name]
         view = as_bytes(data)
         count = len(view)

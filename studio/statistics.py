@@ -15,18 +15,18 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, DataError, unknown
 from studio.files import atomic_file
+from studio.later import torch
 from studio.module_names import tensor_names
 from studio.tensorfile import BITS, as_bytes, encode_header, read_bytes, read_header
-from studio.training.loss import TokenLoss
 from studio.types import Family, Loaded, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["gram", "fisher"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -49,6 +49,8 @@ def collect(
     """
     if kind not in KINDS:
         raise ConfigError(unknown("kind of statistics", str(kind), KINDS))
+    from studio.training.loss import TokenLoss
+
     model, processor = loaded
     device = next(model.parameters()).device
     loss = TokenLoss(model, device)
@@ -179,4 +181,4 @@ class Statistics:
         """Return the elements ``begin <= i < end`` of it, flattened."""
         size = BITS["F32"] // 8
         raw = read_bytes(self._descriptor, self._entries[name].begin + begin * size, (end - begin) * size)
-        return raw.view(torch.float32)
+        return torch.from_numpy(raw).view(torch.float32)

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 #: The largest header anyone needs; a larger one is an attack or a damaged file.
@@ -172,21 +174,22 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def as_bytes(tensor: Tensor) -> memoryview:
-    """Return a contiguous tensor's memory as bytes, without a copy."""
-    if not tensor.numel():
-        return memoryview(b"")
+def as_bytes(values: Tensor | NDArray[Any]) -> memoryview:
+    """Return the memory of a contiguous tensor or array as bytes, without a copy."""
+    import numpy as np
+
+    if isinstance(values, np.ndarray):
+        return values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
     import torch
 
-    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
+    return as_bytes(values.reshape(-1).view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
 
 
-def read_bytes(descriptor: int, begin: int, count: int) -> Tensor:
-    """Return ``count`` bytes from ``begin`` as a uint8 tensor of its own (never a mapped page)."""
-    import torch
+def read_bytes(descriptor: int, begin: int, count: int) -> NDArray[np.uint8]:
+    """Return ``count`` bytes from ``begin`` as an array of its own (never a mapped page)."""
+    import numpy as np
 
-    data = torch.empty(count, dtype=torch.uint8)
+    data = np.empty(count, np.uint8)
     view = as_bytes(data)
     done = 0
     while done < count:

@@ -63,11 +63,10 @@ def _recipe(module: ModuleType) -> str:
 
 
 def _method(module: ModuleType) -> str:
-    from mergers._settings import allowed
+    from mergers._settings import allowed, hint_of
     from studio.config import type_name
 
-    hints = typing.get_type_hints(module.merge)
-    rows = [(name, type_name(hints[name]), f"{p.default}") for name, p in allowed(module).items()]
+    rows = [(name, type_name(hint_of(module, name)), f"{p.default}") for name, p in allowed(module).items()]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = ["  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     presets = [f"  {name}: {values}" for name, values in getattr(module, "PRESETS", {}).items()]
