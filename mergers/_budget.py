@@ -8,6 +8,7 @@ import os
 from types import ModuleType
 
 from mergers._plan import Plan
+from mergers._ranks import ALONE, Ranks
 from mergers._select import CAP
 from mergers._settings import method as method_named
 from mergers._stream import PIECE, piece_size
@@ -28,13 +29,17 @@ def tensor_bytes(method: ModuleType, shape: tuple[int, ...], models: int) -> int
     return work + survey
 
 
-def threads_within(planned: Plan, method: ModuleType) -> int:
-    """Return how many tensors may be worked on at a time; `MergeError` if not even one fits."""
+def threads_within(planned: Plan, method: ModuleType, ranks: Ranks = ALONE) -> int:
+    """Return how many tensors may be worked on at a time; `MergeError` if not even one fits.
+
+    The processes on a machine share its processors and the memory evenly.
+    """
     spec = planned.spec
-    asked = workers(spec.threads)
+    asked = spec.threads or max(1, workers(0) // ranks.local)
     if not spec.max_ram:
         return asked
-    free = spec.max_ram - resident_bytes()
+    given = spec.max_ram // ranks.local
+    free = given - resident_bytes(ranks.local)
     needs = {
         step.name: tensor_bytes(
             method_named(step.method) if step.method else method, step.shape, len(spec.models)
@@ -48,16 +53,20 @@ def threads_within(planned: Plan, method: ModuleType) -> int:
         name = max(needs, key=lambda key: needs[key])
         raise MergeError(
             f"'{name}' alone takes {needs[name] / 1e9:.2f} GB under {spec.method}, and of the "
-            f"{spec.max_ram / 1e9:.2f} GB of max_ram that a process has only {max(free, 0) / 1e9:.2f} are left; "
-            "give more or take a method that works in pieces"
+            f"{given / 1e9:.2f} GB that max_ram gives a process only {max(free, 0) / 1e9:.2f} are left; give "
+            "more or take a method that works in pieces"
         )
     return max(fitting, 1)
 
 
-def resident_bytes() -> int:
-    """Return the memory that this process has now."""
+def resident_bytes(processes: int = 1) -> int:
+    """Return the memory that this process has now; of what lies in files, such as libraries, its share.
+
+    Several ``processes`` of the same program on one machine have those pages in common.
+    """
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            resident, shared = map(int, file.read().split()[1:3])
+        return (resident - shared + shared // processes) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0

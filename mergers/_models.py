@@ -154,7 +154,7 @@ def merge_models(
 ) -> MergeReport:
     """Write the merged model into an existing folder, going on where the journal ends."""
     spec, donor = planned.spec, donor_of(planned.spec, opened)
-    device = ranks.torch_device()
+    ranks.torch_device()  # which must be there
     kept = [step for step in planned.steps if step.action != "drop"]
     log.stage(f"merge {spec.method}", len(kept), "tensors")
     done = {name: Done.from_facts(name, facts) for name, facts in journal.done.items()}
@@ -166,7 +166,7 @@ def merge_models(
     with _writer(planned, donor, folder, {step.name for step in parts[0]}) as writer:
         if host is not None:
             host.call(folder, merge_key(planned, opened, ranks.device), [[s.name for s in p] for p in parts])
-        for name, result in _written(ranks.within(planned), opened, parts[0], writer, device):
+        for name, result in _written(planned, opened, parts[0], writer, ranks):
             done[name] = result
             journal.add(name, result.facts(), writer.descriptors)
             log.advance(1)
@@ -195,11 +195,10 @@ def write_share(
     planned: Plan, opened: Opened, folder: Path, names: Sequence[str], journal: Journal, guest: Guest
 ) -> None:
     """Write some tensors of the merged model into files that the first process has laid out."""
-    own, ranks = set(names), guest.ranks
+    own = set(names)
     steps = [step for step in planned.steps if step.name in own and step.action != "drop"]
-    device = ranks.torch_device()
     with _writer(planned, donor_of(planned.spec, opened), folder, own, laid_out=True) as writer:
-        for name, result in _written(ranks.within(planned), opened, steps, writer, device):
+        for name, result in _written(planned, opened, steps, writer, guest.ranks):
             journal.add(name, result.facts(), writer.descriptors)
             guest.count()
         journal.flush(writer.descriptors)
@@ -218,17 +217,17 @@ def _writer(
 
 
 def _written(
-    planned: Plan, opened: Opened, steps: Sequence[Step], writer: ShardWriter, device: str
+    planned: Plan, opened: Opened, steps: Sequence[Step], writer: ShardWriter, ranks: Ranks
 ) -> Iterator[tuple[str, Done]]:
     """Write some tensors, and yield what there is to say of each."""
     if not steps:
         return
     spec = planned.spec
-    keys = _lock.model_keys(opened)
+    keys, device = _lock.model_keys(opened), ranks.torch_device()
     telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
     works = [_work(spec, part, keys, device) for part in parts_of(spec, opened, donor_of(spec, opened))]
     work_of = {name: work for work in works for name in work.donor.names()}
-    threads = threads_within(replace(planned, steps=tuple(steps)), works[0].method)
+    threads = threads_within(replace(planned, steps=tuple(steps)), works[0].method, ranks)
     surveys = _surveys(works[0], planned.steps)
 
     def one(step: Step) -> tuple[str, Done]:

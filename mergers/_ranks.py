@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mergers._plan import Plan, Step
+from mergers._plan import Step
 from studio.errors import ConfigError, MergeError
 
 
@@ -80,14 +80,6 @@ class Ranks:
         if number >= count:
             raise MergeError(f"device {self.device}: the last of {count} CUDA devices is cuda:{count - 1}")
         return f"cuda:{number}"
-
-    def within(self, planned: Plan) -> Plan:
-        """Return the plan with this process's share of the machine: of the memory, and of the processors."""
-        from mergers._threads import workers
-
-        spec = planned.spec
-        threads = spec.threads or max(1, workers(0) // self.local)
-        return replace(planned, spec=replace(spec, max_ram=spec.max_ram // self.local, threads=threads))
 
 
 ALONE = Ranks()

@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from mergers import MergeSpec, Ranks, merge, plan
+from mergers import _settings as settings
+from mergers._budget import resident_bytes, tensor_bytes, threads_within
 from mergers._meeting import LostProcess, meeting_folder
 from mergers._plan import Step
 from mergers._ranks import shares
@@ -204,12 +206,20 @@ def test_every_tensor_is_one_process_s_own_and_the_work_is_even(world: int) -> N
 
 
 def test_memory_and_processors_are_divided_among_the_processes(tmp_path: Path) -> None:
-    given = {**_models(tmp_path / "in"), "method": "linear", "max_ram": "2GB"}
-    planned = plan(MergeSpec.from_mapping(given))
-    here = Ranks.of(environment={"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
-    assert here.within(planned).spec.max_ram == 500_000_000
-    assert Ranks.of(2).within(planned).spec.max_ram == 1_000_000_000
-    assert Ranks.of(64).within(plan(MergeSpec.from_mapping({**given, "threads": 0}))).spec.threads == 1
+    given = {**_models(tmp_path / "in", 2), "method": "linear"}
+    here = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    ranks, method = Ranks.of(environment=here), settings.method("linear")
+    everything = plan(MergeSpec.from_mapping({**given, "threads": 0}))
+    assert threads_within(everything, method, Ranks.of(64)) == 1
+    assert threads_within(plan(MergeSpec.from_mapping(given | {"threads": 3})), method, ranks) == 3
+    most = resident_bytes(4) + 4 * tensor_bytes(method, (300, 64), 2)  # what one of four may have for two
+    enough = plan(MergeSpec.from_mapping(given | {"threads": 3, "max_ram": f"{4 * most}"}))
+    assert threads_within(enough, method, ranks) == 3
+    scarce = plan(MergeSpec.from_mapping(given | {"threads": 3, "max_ram": f"{most}"}))
+    with pytest.raises(
+        MergeError, match=r"GB that max_ram gives a process only 0\.00 are left"
+    ):
+        threads_within(scarce, method, ranks)
 
 
 @pytest.mark.gpu
