@@ -176,6 +176,11 @@ class Selector:
         if self.first is not None and self.last is not None and self.last < self.first:
             raise ConfigError(f"'{text}' ends before it begins; write {self.tower}.layers.FIRST-LAST")
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it is a regular expression, which goes by names."""
+        return self._group is None
+
     def matches(self, subject: Subject) -> bool:
         """Return whether the selector picks a tensor."""
         if self._group is None:

@@ -4,20 +4,23 @@ Where the other inputs are still there they are merged again without it: exact f
 add deltas up, each times a number, keep those numbers, so that the others' part of the result does not
 change. Where inputs are gone, such a merge minus the expert's own part is the same sum, up to the rounding
 with which the merge was stored: theta - w tau (Ilharco et al. 2023, arXiv:2212.04089, section 4, negation).
+With rules, tables or gradients it is done tensor by tensor, each with the numbers that it was merged with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mergers import _engine, _lock
+from mergers._groups import selector
 from mergers._report import MergeReport
-from mergers._rules import varies
 from mergers._settings import is_per_model, method, resolve
 from mergers._spec import MergeSpec, Model
+from mergers._unmerge_rules import Ruled, is_ruled
 from studio.adapters import is_adapter, read_adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, MergeError
@@ -73,14 +76,31 @@ class _Made:
     def read(cls, folder: Path) -> _Made:
         lock = _lock.read_lock(folder)
         spec = MergeSpec.from_mapping(lock["recipe"], where=f"{folder / _lock.LOCK}")
-        if spec.recipe is not None or spec.rules or spec.weights_by_layer:
-            what = "a merge file of slices" if spec.recipe else "rules or a table of weights by layer"
-            raise MergeError(f"{folder} was merged by {what}; take the expert out of those and merge again")
+        if spec.recipe is not None:
+            raise MergeError(
+                f"{folder} was merged by a mergekit file; take the expert out of that and merge again"
+            )
         return cls(folder=folder, spec=spec, lock=lock)
 
     @property
     def is_model(self) -> bool:
         return bool(self.lock["output"]["kind"] == "model")
+
+    @cached_property
+    def ruled(self) -> Ruled | None:
+        """What was done to each tensor, where that differs; None where all were merged alike."""
+        if not is_ruled(self.spec):
+            return None
+        base = self.lock["base"]
+        if base and not _is(base):
+            texts = [text for rule in self.spec.rules for text in rule.match]
+            pattern = next((text for text in texts if selector(text).is_pattern), None)
+            if pattern is not None and not self.is_model:
+                raise MergeError(
+                    f"{base['path']} is gone or has changed, by whose names the rule for {pattern} may pick"
+                )
+            base = None
+        return Ruled.read(self.spec, self.folder, Path(base["path"]) if base else None)
 
     def find(self, expert: Path) -> int:
         """Return the number of the input that is meant."""
@@ -109,10 +129,14 @@ class _Made:
     def without(self, number: int) -> MergeSpec:
         """Return the merge of the rest."""
         spec, weights = self.spec, self.coefficients()
+        kind: Any = self.lock["output"]["kind"]
+        if self.ruled is not None:
+            spec = replace(self.ruled.without(number, self.is_average), output=kind)
         if spec.base and not spec.base.is_dir():  # these adapters do without
             spec = replace(spec, base=None)
+        if self.ruled is not None:
+            return spec
         rest = [model for i, model in enumerate(spec.models) if i != number]
-        kind: Any = self.lock["output"]["kind"]
         if weights is None:
             chosen = method(spec.method)
             lists = {k for k, v in spec.settings.items() if isinstance(v, list) and is_per_model(chosen, k)}
@@ -128,9 +152,13 @@ class _Made:
 
     def minus(self, number: int, gone: str) -> MergeSpec:
         """Return the merge of the result and the expert that takes it out."""
+        found = self._minus(number, gone)
+        return self.ruled.minus(found, number, self.is_average, gone) if self.ruled else found
+
+    def _minus(self, number: int, gone: str) -> MergeSpec:
         spec, weights = self.spec, self.coefficients()
         expert, weight = spec.models[number], weights[number] if weights else 0.0
-        if weights is None:
+        if weights is None and self.ruled is None:
             raise MergeError(
                 f"{gone}, and {spec.method} does not add up: what an expert left in it cannot be told apart"
             )
@@ -158,8 +186,7 @@ class _Made:
     def coefficients(self) -> list[float] | None:
         """Return what each delta was multiplied by, if that is all that the method did."""
         chosen, models = method(self.spec.method), [model.settings for model in self.spec.models]
-        values = [*self.spec.settings.values(), *(value for own in models for value in own.values())]
-        if not hasattr(chosen, "coefficients") or any(map(varies, values)):
+        if not hasattr(chosen, "coefficients") or self.ruled is not None:
             return None
         found = chosen.coefficients(len(models), **resolve(chosen, self.spec.settings, models))
         return [float(value) for value in found]
@@ -172,7 +199,8 @@ class _Made:
     def _of(self, name: str, parts: Mapping[Path, float], base: Path | None = None) -> MergeSpec:
         models = tuple(Model(path=path, settings={"weight": weight}) for path, weight in parts.items())
         kind: Any = self.lock["output"]["kind"]
-        return replace(self.spec, method=name, models=models, settings={}, base=base, output=kind)
+        plain = replace(self.spec, rules=(), weights_by_layer={})
+        return replace(plain, method=name, models=models, settings={}, base=base, output=kind)
 
 
 def _is(item: Mapping[str, str]) -> bool:

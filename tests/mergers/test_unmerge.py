@@ -192,9 +192,10 @@ def test_what_cannot_be_taken_out_is_one_sentence_and_writes_nothing(
     weights.write_bytes(data)
     with pytest.raises(MergeError, match="merged is not what the merge wrote"):
         unmerge(adapters[1], merged, out)
-    rules = {"method": "ties", "models": [str(a) for a in adapters[1:]]}
-    spec = MergeSpec.from_mapping({**rules, "rules": [{"match": "llm", "density": 0.5}]})
-    merge(spec, tmp_path / "ruled")
-    with pytest.raises(MergeError, match="by rules or a table of weights by layer"):
-        unmerge(adapters[1], tmp_path / "ruled", out)
+    parts = [_model(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    entries = [{"model": str(part), "parameters": {"weight": 1}} for part in parts]
+    spec = MergeSpec.from_mapping({"merge_method": "linear", "models": entries})
+    merge(spec, tmp_path / "sliced")
+    with pytest.raises(MergeError, match="was merged by a mergekit file; take the expert out of that"):
+        unmerge(parts[0], tmp_path / "sliced", out)
     assert not out.exists()
