@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from studio.cache import Kept
 from studio.data.jsonl import SHOWN, together
-from studio.data.kept_facts import Kept, examine
+from studio.data.kept_facts import Medium, examine
 from studio.errors import DataError, MediaError
 from studio.log import Log
+from studio.media_facts import Facts
 from studio.types import Family, Sample
 
 
@@ -22,14 +23,16 @@ def check_data(samples: Sequence[Sample], family: Family, log: Log) -> None:
     check_media(samples, log)
 
 
-def check_media(samples: Sequence[Sample], log: Log, kept: Kept | None = None) -> None:
-    """Decode every medium of ``samples`` once, in threads; what is known from earlier is not decoded again.
+def check_media(samples: Sequence[Sample], log: Log, kept: Kept | None = None) -> dict[Medium, Facts]:
+    """Decode every medium of ``samples`` once, in threads, and return what each is.
+
+    What is known from earlier is not decoded again.
 
     Raises:
         MediaError: naming each file that is missing, empty, truncated or of the wrong type with the
             first row that uses it (the first ten, and how many there are).
     """
-    first: dict[tuple[Path, bool], str] = {}
+    first: dict[Medium, str] = {}
     for sample in samples:
         for image in sample.images:
             first.setdefault((image.path, True), sample.where)
@@ -43,6 +46,7 @@ def check_media(samples: Sequence[Sample], log: Log, kept: Kept | None = None) -
     ]
     if wrong:
         raise MediaError(together(wrong[:SHOWN], len(wrong), "media files", len(first)))
+    return {medium: one.facts for medium, one in found.items()}
 
 
 def check_modalities(samples: Sequence[Sample], family: Family) -> None:

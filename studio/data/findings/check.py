@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.cache import Kept
 from studio.data.findings import copies, kinds, media, rows
 from studio.data.findings.found import Finding, Report
 from studio.data.jsonl import SHOWN, find_data, together
-from studio.data.kept_facts import Examined, Kept, Medium, examine
+from studio.data.kept_facts import Examined, Medium, examine
 from studio.errors import DataError, MediaError
 from studio.log import Log
 from studio.types import Sample

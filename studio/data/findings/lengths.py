@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.cache import Kept
 from studio.data.findings import kinds
 from studio.data.findings.found import Finding
 from studio.data.identity import sample_key
-from studio.data.kept_facts import Kept
 from studio.errors import DataError
 from studio.log import Log
 from studio.media_facts import Facts
