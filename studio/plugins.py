@@ -26,8 +26,15 @@ ROOMS = {
     "methods": "mergers",
     "families": "studio.families",
     "metrics": "studio.metrics",
+    "formats": "studio.data.formats",
 }
-KINDS = {"recipes": "recipe", "methods": "merge method", "families": "family", "metrics": "metric"}
+KINDS = {
+    "recipes": "recipe",
+    "methods": "merge method",
+    "families": "family",
+    "metrics": "metric",
+    "formats": "format",
+}
 
 
 def names(room: str) -> list[str]:
@@ -95,9 +102,10 @@ def _own(room: str) -> dict[str, Path]:
     """Return the room's own files by name."""
     if room not in ROOMS:
         raise UnknownName("room", room, ROOMS)
-    spec = importlib.util.find_spec(ROOMS[room])
+    top, *rest = ROOMS[room].split(".")  # the spec of a room inside a room would import the outer one
+    spec = importlib.util.find_spec(top)
     folders = spec.submodule_search_locations if spec else None
-    files = (file for folder in folders or () for file in Path(folder).glob("*.py"))
+    files = (file for folder in folders or () for file in Path(folder, *rest).glob("*.py"))
     return {file.stem: file for file in files if not file.stem.startswith("_")}
 
 

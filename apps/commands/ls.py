@@ -1,4 +1,4 @@
-"""List what there is: recipes, merge methods, families, metrics, shipped models and data."""
+"""List what there is: recipes, merge methods, families, metrics, formats, shipped models and data."""
 
 from __future__ import annotations
 

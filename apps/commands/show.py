@@ -1,4 +1,4 @@
-"""Show one thing: a recipe, method, family or metric with its settings, or what is in a folder."""
+"""Show one thing: a recipe, method, family, metric or format, or what is in a folder."""
 
 from __future__ import annotations
 
@@ -94,11 +94,17 @@ def _metric(module: ModuleType) -> str:
     return f"{inspect.getdoc(module.score) or ''}\n\n{best} is better"
 
 
+def _format(module: ModuleType) -> str:
+    files = ", ".join(getattr(module, "SUFFIXES", ())) or "a folder"
+    return f"{inspect.getdoc(module.write) or ''}\n\nreads: {files}"
+
+
 DETAILS: dict[str, Callable[[ModuleType], str]] = {
     "recipes": _recipe,
     "methods": _method,
     "families": _family,
     "metrics": _metric,
+    "formats": _format,
 }
 
 
