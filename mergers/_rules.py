@@ -12,6 +12,8 @@ Wherever a setting's value may stand, it may also vary from tensor to tensor:
     {layers: [0, 1], over: [8, 15]}     over some of them, with its ends held outside
     {cases: [{match: mlp, value: 0.3}, {value: 0.5}]}       the first case that matches
 
+On a command line a rule is one text: ``vision: freeze``, or ``embeddings, norms: method=linear weight=0.5``.
+
 A gradient is mergekit's: linear between its points, words and booleans by the nearest point below; a stack of
 one layer takes the last point, and a tensor outside of any layer the first.
 """
@@ -19,10 +21,13 @@ one layer takes the last point, and a tensor outside of any layer the first.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mergers._groups import Groups, Subject, selector
 from studio.errors import ConfigError, unknown
@@ -42,7 +47,9 @@ class Rule:
 
     @classmethod
     def from_mapping(cls, entry: Any) -> Rule:
-        """Read a rule; raises `ConfigError` with all that is wrong with it."""
+        """Read a rule, also one written as a text; raises `ConfigError` with all that is wrong with it."""
+        if isinstance(entry, str):
+            entry = rule_of(entry)
         if not isinstance(entry, Mapping) or not entry.get("match"):
             raise ConfigError(
                 f"a rule is a mapping with match, and method, settings or freeze; not {entry!r}"
@@ -72,6 +79,31 @@ class Rule:
         if self.freeze:
             return {"match": match, "freeze": True}
         return {"match": match, **({"method": self.method} if self.method else {}), **self.settings}
+
+
+def rule_of(text: str) -> dict[str, Any]:
+    """Return the mapping of a rule in one text: ``SELECTOR, ...: KEY=VALUE ...`` or ``: freeze``.
+
+    A selector that begins with ``re:`` is the last one, since it may hold commas. Raises `ConfigError`.
+    """
+    selectors, colon, rest = text.strip().partition(": ")
+    match, pattern, expression = selectors.partition("re:")
+    texts = [*(part.strip() for part in match.split(",")), pattern + expression]
+    entry: dict[str, Any] = {"match": [part for part in texts if part]}
+    for word in re.split(r"(?<![=,:\s])\s+(?=\w+\s*=|\w+$)", rest.strip()):
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if not (colon and entry["match"] and key) or (equals and not value):
+            raise ConfigError(
+                "a rule is written 'WHERE: KEY=VALUE ...' or 'WHERE: freeze', as in 'vision: weight=0.2', "
+                f"not '{text}'"
+            )
+        if not equals and key != "freeze":
+            raise ConfigError(f"the rule '{text}': {unknown('word', key, ['freeze'])}, or KEY=VALUE")
+        try:
+            entry[key] = yaml.safe_load(value) if equals else True
+        except yaml.YAMLError:
+            raise ConfigError(f"the rule '{text}': the value of {key} cannot be read") from None
+    return entry
 
 
 def problems(read: Callable[[Any], Any], value: Any) -> list[str]:

@@ -16,7 +16,7 @@ Paths are relative to the working directory. All that is wrong is told at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -94,8 +94,13 @@ class MergeSpec:
     recipe: Recipe | None = None
 
     @classmethod
-    def from_yaml(cls, file: str | Path, **changes: Any) -> MergeSpec:
-        """Read a merge file; ``changes`` replace what it says. Raises `ConfigError` naming the file."""
+    def from_yaml(
+        cls, file: str | Path, *, rules: Sequence[Any] = (), preset: str | None = None, **changes: Any
+    ) -> MergeSpec:
+        """Read a merge file; ``changes`` replace what it says, ``rules`` come before its own.
+
+        Raises `ConfigError` naming the file.
+        """
         try:
             data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except OSError as error:
@@ -105,6 +110,14 @@ class MergeSpec:
         if not isinstance(data, dict):
             raise ConfigError(f"{file} holds no mapping of settings; needed are method and models")
         given = {key: value for key, value in changes.items() if value is not None}
+        if (rules or preset) and is_recipe(data):
+            word = "rules" if rules else "preset"
+            raise ConfigError(f"{file} is a mergekit file, which has no {word}; say it by its parameters")
+        if rules:
+            given["rules"] = [*rules, *_listed(data.get("rules"))]
+        if preset:
+            settings = data.get("settings") or {}
+            given["settings"] = {**settings, "preset": preset} if isinstance(settings, dict) else settings
         return cls.from_mapping({**data, **given}, where=str(file))
 
     @classmethod
@@ -119,7 +132,7 @@ class MergeSpec:
     ) -> MergeSpec:
         """Read a merge from a command line: ``models`` as PATH or PATH:WEIGHT, ``settings`` as KEY=VALUE.
 
-        ``more`` are the other keys of a merge file (output, rank, seed ...), as text or as values.
+        ``more`` are the other keys of a merge file (output, rank, seed, rules ...), as text or as values.
         """
         entries: list[dict[str, Any]] = []
         for text in models:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "triptych merge --method ties --base nano-omni runs/handwriting:0.6 runs/textiles:0.4 "
     "--density 0.2 -o runs/merged\n"
+    "triptych merge --method linear runs/handwriting runs/textiles -o runs/merged "
+    "--rule 'vision: weight=[0.8,0.2]' --rule 'llm.layers.0-1: method=ties density=0.3' "
+    "--rule 'norms: freeze'\n"
     "triptych merge merge.yaml -o runs/merged --dry-run\n"
     "triptych merge merge.yaml -o runs/merged --diagnose runs/diagnosis\n"
     "torchrun --nproc-per-node 2 --no-python triptych merge merge.yaml -o runs/merged --device cuda\n"
@@ -63,6 +66,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", metavar="SIZE", help="largest weight file of a full model, as in 4GB")
     parser.add_argument("--allow", action="append", metavar="CHECK", help="go on although this check objects")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting of the method")
+    parser.add_argument("--preset", metavar="P", help="whose conventions: paper, mergekit or peft")
+    parser.add_argument(
+        "--rule",
+        action="append",
+        metavar="'WHERE: KEY=VALUE'",
+        help="what holds for some tensors instead: WHERE is a tower (vision, audio, projector, llm), its "
+        "layers (llm.layers.0-3), embeddings, norms, head or re:PATTERN, several with commas; then settings, "
+        "method=M, or freeze for the base's values. May be given again: the first that matches decides",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -138,7 +150,13 @@ def run(options: argparse.Namespace) -> int:
     if any(name.endswith((".yaml", ".yml")) for name in options.models):
         if len(options.models) > 1:
             raise ConfigError("give one merge file, or models; not both")
-        changes = {"method": options.method, "base": base, **more}
+        changes = {
+            "method": options.method,
+            "base": base,
+            "rules": options.rule or (),
+            "preset": options.preset,
+            **more,
+        }
         if options.set:
             raise ConfigError("the method's settings stand in the merge file, under settings")
         spec = MergeSpec.from_yaml(options.models[0], **changes)
@@ -149,7 +167,8 @@ def run(options: argparse.Namespace) -> int:
             method=options.method,
             models=[_weighted(model) for model in options.models],
             base=base,
-            settings=options.set or (),
+            settings=[*(options.set or ()), *([f"preset={options.preset}"] if options.preset else [])],
+            rules=options.rule,
             **more,
         )
     if ranks.rank:  # the first process speaks for all

@@ -73,6 +73,29 @@ def test_adapters_merge_although_their_base_is_not_here(triptych: Call, experts:
     )
 
 
+def test_rules_and_a_preset_are_given_on_the_command_line(triptych: Call, experts: list[Path]) -> None:
+    rules = ["--rule", "llm.layers.0: freeze", "--rule", "llm.layers.1: method=ties density=0.5"]
+    _merge(triptych, experts, "merged", *rules, "--preset", "peft")
+    recipe = json.loads(Path("merged/merge.lock.json").read_text())["recipe"]
+    assert [rule["match"] for rule in recipe["rules"]] == ["llm.layers.0", "llm.layers.1"]
+    assert recipe["settings"] == {"preset": "peft"}
+    Path("again.yaml").write_text(json.dumps({**recipe, "rules": recipe["rules"][1:], "settings": {}}))
+    status, _, told = triptych("again.yaml", "-o", "again", *rules[:2], "--preset", "peft")
+    assert status == 0, told
+    weights = "adapter_model.safetensors"
+    assert Path("again", weights).read_bytes() == Path("merged", weights).read_bytes()
+    for rule, sentence in {
+        "llm.layer.0: freeze": "did you mean 'llm.layers.0-2'?",
+        "llm: method=tise": "unknown merge method 'tise'; did you mean 'ties'?",
+        "llm: wight=1": "did you mean 'weight'?",
+    }.items():
+        status, _, told = triptych("--method", "linear", *experts, "-o", "none", "--rule", rule)
+        assert (status, sentence in told) == (2, True), told
+    status, _, told = triptych("--method", "linear", *experts, "-o", "none", "--preset", "papr")
+    assert (status, "did you mean 'paper'?" in told) == (2, True), told
+    assert not Path("none").exists()
+
+
 def test_verify_prints_each_difference_and_exits_with_1(triptych: Call, experts: list[Path]) -> None:
     _merge(triptych, experts)
     status, shown, _ = triptych("--verify", "merged")
