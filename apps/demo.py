@@ -143,7 +143,7 @@ def side_by_side(domains: list[str], folder: Path, log: Log) -> None:
                 ]
                 with (folder / f"{domain}.log").open("wb") as told:
                     running[domain] = subprocess.Popen(
-                        [*command, "threads=1"],
+                        command,
                         stdout=told,
                         stderr=told,
                         env={**os.environ, "OMP_NUM_THREADS": "1"},

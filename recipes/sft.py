@@ -31,8 +31,11 @@ from studio.assets import find_data, find_model
 from studio.checkpoint import Checkpoint
 from studio.config import to_dict
 from studio.data import load_data
+from studio.data.findings import check_before_training
 from studio.data.identity import data_hash
+from studio.data.lengths import rules as length_rules
 from studio.errors import ConfigError
+from studio.families._gauge import Gauge
 from studio.families._save import save_pretrained
 from studio.files import atomic_folder
 from studio.log import Log, QuietLog
@@ -64,6 +67,13 @@ class Config:
     eval_data: str | None = field(
         default=None, metadata={"help": "held-out rows (test.jsonl); choose the best"}
     )
+    length: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "long rows: length.max_tokens (0: the model's), .policy error|fit|drop, "
+            ".audio error|chunk|cut"
+        },
+    )
     output: Path = field(default=Path("runs/sft"), metadata={"help": "the run's folder"})
     method: Literal["lora", "full"] = field(
         default="lora", metadata={"help": "low-rank factors, or all weights"}
@@ -90,7 +100,6 @@ class Config:
     eval_every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
     save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
     precision: Precision = field(default="auto", metadata={"help": "auto is bf16 where the device has it"})
-    threads: int | None = field(default=None, metadata={"help": "torch threads; none: the physical cores"})
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
 
@@ -100,7 +109,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
-APART = ("output", "save_every", "threads", "tracker", "resume")
+APART = ("output", "save_every", "tracker", "resume")
 
 
 def run(config: Config, log: Log) -> Run:
@@ -110,6 +119,7 @@ def run(config: Config, log: Log) -> Run:
     stops being a number. `KeyboardInterrupt` follows Ctrl-C, after the state is saved.
     """
     check(config)
+    limits = length_rules(config.length)
     began = time.monotonic()
     base, output = find_model(config.model), config.output
     family = families.detect(base)
@@ -132,7 +142,7 @@ def run(config: Config, log: Log) -> Run:
 
     # Seed: the adapter's start depends on it. The number of threads only changes the last digits.
     set_seed(config.seed)
-    threads = set_threads(config.threads)
+    threads = set_threads()
 
     # Data: read and hashed before anything is loaded, so that a finished run is known at once.
     train = load_data(find_data(config.data), split="train")
@@ -146,19 +156,26 @@ def run(config: Config, log: Log) -> Run:
         log.say(f"{output} is finished with these settings and inputs; resume=false trains it again")
         return Run(folder=output, metrics=old.metrics)
 
-    # Check: every row is decoded and encoded now, not in step 900. Processes of one machine share the work.
+    # Check: every row is decoded and encoded now, not in step 900. Processes of one machine share the work;
+    # what one of them finds out about a file the others read.
+    with accelerator.local_main_process_first():
+        check_before_training([*train, *held_out], log)
     dtype = compute_type(config.precision, accelerator.device)
     loaded = family.load(base, dtype=dtype if config.method == "lora" else torch.float32)
+    gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
     share = (accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
-        encode_samples(base, loaded.processor, family, rows, shards, log, name=name, part=share)
+        encode_samples(gauge, rows, shards, log, rules=limits, name=name, part=share)
     accelerator.wait_for_everyone()
     if main:
         begin_run(output, record, fresh=old is None)
     accelerator.wait_for_everyone()
     progress = read_progress(output / "last") or Progress()
-    data, eval_set = (open_encoded(base, family, rows, shards) for rows in (train, held_out))
+    data, eval_set = (open_encoded(gauge, rows, shards, limits) for rows in (train, held_out))
+    for name, encoded in (("length", data), ("length, held-out", eval_set)):
+        if encoded.fitted:
+            log.say(f"{name}: " + ", ".join(f"{count} rows {step}" for step, count in encoded.fitted.items()))
     collate = partial(family.collate, loaded.processor, side="right")
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
@@ -256,7 +273,7 @@ def run(config: Config, log: Log) -> Run:
 
 def check(config: Config) -> None:
     """Raise one `ConfigError` with every setting that is out of range."""
-    positive = ("r", "alpha", "lr", "epochs", "max_steps", "batch_size", "accumulate", "threads")
+    positive = ("r", "alpha", "lr", "epochs", "max_steps", "batch_size", "accumulate")
     not_negative = ("warmup", "weight_decay", "clip", "eval_every", "save_every")
     wrong = [
         f"{name} must be {'more than' if limit else 'at least'} 0, not {value}"

@@ -5,7 +5,8 @@ ValueError
     ├── ConfigError     a setting: unknown key, wrong type, out of range
     ├── UnknownName     a recipe, family, method or metric that does not exist
     ├── DataError       a data row: where (file:line), what, what is allowed
-    │   └── MediaError  a picture or a sound: missing, empty, truncated, wrong type
+    │   ├── MediaError  a picture or a sound: missing, empty, truncated, wrong type
+    │   └── LengthError a row that is longer than the model takes
     ├── CheckpointError a model or adapter folder that cannot be read or trusted
     └── MergeError      inputs that cannot be merged with each other
 """
@@ -30,6 +31,10 @@ class DataError(TriptychError):
 
 class MediaError(DataError):
     """A picture or a sound that is missing, empty, truncated or of the wrong type."""
+
+
+class LengthError(DataError):
+    """A row that is longer than the model takes."""
 
 
 class CheckpointError(TriptychError):

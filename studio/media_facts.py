@@ -16,6 +16,7 @@ import numpy as np
 
 from studio import media
 from studio.errors import MediaError
+from studio.files import atomic_file
 from studio.media import PICTURE_FORMATS, load_image, read_sound
 
 Trouble = Literal["", "missing", "not_a_file", "empty_file", "bomb", "wrong_type", "truncated"]
@@ -228,7 +229,7 @@ def write_upright(source: Path, target: Path) -> None:
 
 
 def write_smaller(source: Path, target: Path, share: float) -> None:
-    """Write a picture as PNG with ``share`` of its pixels (from 0 to 1), at least 28 on a side.
+    """Write a picture as PNG, whole or not at all, with ``share`` of its pixels, at least 28 on a side.
 
     Raises:
         MediaError: as `studio.media.load_image`.
@@ -237,4 +238,5 @@ def write_smaller(source: Path, target: Path, share: float) -> None:
 
     picture = load_image(source)
     width, height = (max(min(28, edge), round(edge * share**0.5)) for edge in picture.size)
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(target, "PNG")
+    with atomic_file(target) as file:
+        picture.resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from studio.errors import CheckpointError, DataError
+from studio.later import torch
 from studio.types import Batch, Image, Sample, Sound, Text, Turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = -100
 

@@ -119,6 +119,8 @@ def gauge(folder: Path) -> Gauge:
     """Return the gauge of the model in ``folder``."""
     family = families.detect(folder)
     processor = family.processor(folder) if family.processor else family.load(folder).processor
+    # How long a row is we tell ourselves, with file and line.
+    processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return Gauge(folder=folder, family=family, processor=processor, config=_load.config(folder))
 
 

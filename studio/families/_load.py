@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from studio.errors import CheckpointError
+from studio.later import torch
 from studio.types import Loaded
 
 _ONE_AT_A_TIME = threading.RLock()
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
+def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype | None, device: str) -> Loaded:
     """Load a model of the transformers class ``kind`` and the processor that lies beside it.
 
     Safetensors only, no remote code, no download. Raises `CheckpointError` when a file is missing or
@@ -26,7 +25,7 @@ def pretrained(kind: Any, path: Path | str, *, dtype: torch.dtype, device: str) 
     """
     with _one_sentence(path), quiet():
         model, report = kind.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
+            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
     made = processor(path)
     missing = sorted(report["missing_keys"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from studio.later import torch
 
 SPECIAL = {
     "eos_token": "<|im_end|>",

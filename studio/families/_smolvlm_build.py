@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from studio.families._save import save_pretrained
+from studio.later import torch
 from studio.types import Loaded
 
 TEXTS = ("What is in the picture?", "a red circle", "User: Assistant: System:", "how many squares? two")

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from studio.families._save import save_pretrained
+from studio.later import torch
 from studio.types import Loaded
 
 TEXTS = ("set pump two to forty", "stop the left motor", "open valve nine", "what was said?")

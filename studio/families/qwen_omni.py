@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from studio.errors import DataError
 from studio.families import _chat, _omni_build
 from studio.families._load import pretrained, processor
+from studio.later import torch
 from studio.media import load_image, load_sound
 from studio.types import Batch, Family, Loaded, Sample
 
 
-def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Loaded:
+def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Loaded:
     """Load a thinker and its processor from a local folder; safetensors only, no remote code."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 

@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch.nn import functional
-
 from studio.errors import DataError, MediaError
 from studio.families import _chat, model_type
 from studio.families._load import pretrained, processor
+from studio.later import torch
 from studio.media import load_image
 from studio.types import Batch, Family, Loaded, Sample
 
 
-def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Loaded:
+def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Loaded:
     """Load a SmolVLM or an Idefics3 with its processor; safetensors only, no remote code."""
     from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
@@ -81,7 +79,7 @@ def _filled(tiles: torch.Tensor, most: int, height: int, width: int) -> torch.Te
     """Return tiles [n, ..., h, w] as [most, ..., height, width], zeros below, to the right and behind."""
     between = [0, 0] * (tiles.dim() - 3)
     gaps = [0, width - tiles.shape[-1], 0, height - tiles.shape[-2], *between, 0, most - tiles.shape[0]]
-    return functional.pad(tiles, gaps)
+    return torch.nn.functional.pad(tiles, gaps)
 
 
 def media_tokens(config: Any, item: Batch) -> dict[str, int]:

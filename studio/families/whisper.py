@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from studio.errors import DataError, MediaError
+from studio.errors import DataError, LengthError, MediaError
 from studio.families import _load
 from studio.families._chat import IGNORE, pad
 from studio.families._load import pretrained
+from studio.later import torch
 from studio.media import load_sound
 from studio.types import Batch, Family, Loaded, Sample
 
@@ -32,7 +31,7 @@ MAX_TOKENS = 448
 """Positions of the decoder, in every published Whisper; context takes at most half of them."""
 
 
-def load(path: Path | str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Loaded:
+def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Loaded:
     """Load a Whisper and its processor from a local folder; safetensors only, no remote code."""
     from transformers import WhisperForConditionalGeneration
 
@@ -71,7 +70,7 @@ def encode(processor: Any, sample: Sample, supervise: bool) -> Batch:
         return batch | {"decoder_input_ids": torch.tensor(prompt)}
     answer = [*_ids(tokenizer, sample, sample.answer.strip()), tokenizer.eos_token_id]
     if len(prompt) + len(answer) > MAX_TOKENS + 1:
-        raise DataError(
+        raise LengthError(
             f"{sample.where}: context and answer have {len(prompt) + len(answer)} tokens, "
             f"Whisper's decoder takes at most {MAX_TOKENS + 1}"
         )
@@ -139,7 +138,7 @@ def _context(tokenizer: Any, sample: Sample) -> list[int]:
         return []
     ids = [tokenizer.convert_tokens_to_ids("<|startofprev|>"), *_ids(tokenizer, sample, " " + text)]
     if len(ids) > MAX_TOKENS // 2 - 1:
-        raise DataError(
+        raise LengthError(
             f"{sample.where}: the text beside the sound has {len(ids)} tokens, Whisper takes at most "
             f"{MAX_TOKENS // 2 - 1} as context"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from safetensors.torch import save_file
 from studio.data import check_media, check_modalities
 from studio.data.identity import sample_key
 from studio.data.jsonl import SHOWN, together
+from studio.data.lengths import Fit, Rules
 from studio.errors import DataError
-from studio.families._gauge import TOKENS, encode, maker
+from studio.families._gauge import TOKENS, Gauge
 from studio.log import Log
-from studio.types import Batch, Family, Sample
+from studio.types import Batch, Sample
 
 #: Samples in one shard: few enough that a kill loses seconds, enough that files stay few.
 SHARD = 128
@@ -35,20 +37,23 @@ class Encoded(Sequence[Batch]):
     """Encoded samples in the order of the data, read from their shards when asked for.
 
     ``lengths`` are tokens, media tokens included; ``learned`` counts the supervised ones; ``weights`` are
-    the samples' own.
+    the samples' own; ``fitted`` counts what was done about rows that were too long, by name of the step.
     """
 
     def __init__(self, shards: Sequence[Path], weights: Sequence[float]) -> None:
-        """Map the shards; ``weights`` are those of all their samples in order."""
-        self.weights = list(weights)
+        """Map the shards; ``weights`` are those of the data's rows, `SHARD` of them to a shard."""
+        self.weights: list[float] = []
         self.lengths: list[int] = []
         self.learned: list[int] = []
+        self.fitted: Counter[str] = Counter()
         self._places: list[tuple[int, int, list[str]]] = []
         self._files = [safe_open(shard, framework="pt") for shard in shards]
         for number, file in enumerate(self._files):
             about = json.loads(file.metadata()["about"])  # type: ignore[no-untyped-call]
             self.lengths += about["lengths"]
             self.learned += about["learned"]
+            self.weights += [weights[number * SHARD + row] for row in about["rows"]]
+            self.fitted.update(about["fitted"])
             self._places += [(number, at, keys) for at, keys in enumerate(about["keys"])]
         assert len(self._places) == len(self.weights), (len(self._places), len(self.weights))
 
@@ -67,72 +72,129 @@ class Encoded(Sequence[Batch]):
 
 
 def encode_samples(
-    model_folder: Path,
-    processor: Any,
-    family: Family,
+    gauge: Gauge,
     samples: Sequence[Sample],
     folder: Path,
     log: Log,
     *,
+    rules: Rules = Rules(),  # noqa: B008
     name: str = "encoding",
     part: tuple[int, int] = (0, 1),
 ) -> None:
     """Write the shards of ``samples`` that ``folder`` does not hold yet; `open_encoded` reads them.
 
     ``part`` = (i, n) encodes every n-th missing shard from the i-th on, so that n processes share the work.
+    ``rules`` say what is done about rows that are too long for the model.
 
     Raises:
         DataError: naming the rows (the first ten) with a medium that does not decode or a kind the family
-            does not take, with an empty answer, without one supervised token, or with numbers that are
-            not finite.
+            does not take, with an empty answer, without one supervised token, with numbers that are
+            not finite, with places for another number of features than the model makes, or that are too long.
     """
-    check_modalities(samples, family)
+    check_modalities(samples, gauge.family)
     _check_answers(samples)
     missing = [
         (path, rows)
-        for number, (path, rows) in enumerate(_shards(model_folder, family, samples, folder))
+        for number, (path, rows) in enumerate(_shards(gauge, rules, samples, folder))
         if number % part[1] == part[0] and not path.exists()
     ]
     todo = [sample for _, rows in missing for sample in rows]
-    check_media(todo, log)
+    found = check_media(todo, log)
     if not todo:
         return
     folder.mkdir(parents=True, exist_ok=True)
     log.stage(name, len(todo))
+    shortening = _Shortening(
+        gauge, rules, folder, {path: facts.seconds for (path, _), facts in found.items()}
+    )
     wrong: list[str] = []
     for path, rows in missing:
-        items = []
-        for sample in rows:
+        items: list[tuple[int, Batch]] = []
+        fitted: Counter[str] = Counter()
+        for row, sample in enumerate(rows):
             try:
-                items.append(_encode(processor, family, sample))
+                made, steps = shortening.encoded(sample)
+                items += [(row, item) for item in made]
+                fitted.update(steps)
             except DataError as error:
                 wrong.append(str(error))
             log.advance()
         if len(wrong) >= SHOWN:
             break
         if not wrong:
-            _write(path, items)
+            _write(path, items, fitted)
     if wrong:
         raise DataError(together(wrong[:SHOWN], len(wrong), "rows", len(todo)))
 
 
-def open_encoded(model_folder: Path, family: Family, samples: Sequence[Sample], folder: Path) -> Encoded:
-    """Return the encoded samples, all of whose shards `encode_samples` has written."""
-    shards = [path for path, _ in _shards(model_folder, family, samples, folder)]
-    return Encoded(shards, [sample.weight for sample in samples])
+def open_encoded(
+    gauge: Gauge,
+    samples: Sequence[Sample],
+    folder: Path,
+    rules: Rules = Rules(),  # noqa: B008
+) -> Encoded:
+    """Return the encoded samples, all of whose shards `encode_samples` has written.
+
+    Raises:
+        DataError: if there were samples, and all of them were too long and dropped.
+    """
+    shards = [path for path, _ in _shards(gauge, rules, samples, folder)]
+    data = Encoded(shards, [sample.weight for sample in samples])
+    if samples and not len(data):
+        raise DataError(
+            f"all {len(samples)} rows are too long for the model and were dropped; see length.policy"
+        )
+    return data
 
 
 def _shards(
-    model_folder: Path, family: Family, samples: Sequence[Sample], folder: Path
+    gauge: Gauge, rules: Rules, samples: Sequence[Sample], folder: Path
 ) -> Iterator[tuple[Path, Sequence[Sample]]]:
     """Yield each shard's file, named by its content, with its samples."""
-    made_by = maker(model_folder, family)
+    made_by = f"{gauge.maker}:{rules}:{rules.max_tokens or gauge.max_tokens}"
     for begin in range(0, len(samples), SHARD):
         rows = samples[begin : begin + SHARD]
         digest = hashlib.sha256(made_by.encode())
         for sample in rows:
             digest.update(sample_key(sample).encode())
+            if segments := sample.extra.get("segments"):
+                digest.update(json.dumps(segments, ensure_ascii=False).encode())
         yield folder / f"{digest.hexdigest()[:32]}.safetensors", rows
+
+
+class _Shortening:
+    """Encodes rows, and what becomes of those that are too long; none of them twice."""
+
+    def __init__(self, gauge: Gauge, rules: Rules, folder: Path, seconds: Mapping[Path, float]) -> None:
+        self._gauge = gauge
+        self._seconds = seconds
+        self._made: dict[int, tuple[Sample, Batch]] = {}
+        self._fit = Fit(
+            rules=rules,
+            tokens_of=self._tokens,
+            max_tokens=rules.max_tokens or gauge.max_tokens,
+            window=gauge.max_seconds,
+            folder=folder / "media",
+        )
+
+    def encoded(self, sample: Sample) -> tuple[list[Batch], tuple[str, ...]]:
+        """Return the tensors of the rows that stand for ``sample``, and the steps that were taken."""
+        self._made.clear()
+        fitted = self._fit.row(sample, self._seconds)
+        return [self._item(row) for row in fitted.samples], fitted.steps
+
+    def _item(self, sample: Sample) -> Batch:
+        if id(sample) not in self._made:
+            # The sample is kept beside its tensors, or another one might get its id.
+            self._made[id(sample)] = sample, _encode(self._gauge, sample)
+        return self._made[id(sample)][1]
+
+    def _tokens(self, sample: Sample) -> int:
+        return _tokens(self._item(sample))
+
+
+def _tokens(item: Batch) -> int:
+    return max(int(item[key].numel()) for key in TOKENS if key in item)
 
 
 def _check_answers(samples: Sequence[Sample]) -> None:
@@ -148,26 +210,35 @@ def _check_answers(samples: Sequence[Sample]) -> None:
         raise DataError(together(wrong[:SHOWN], len(wrong), "rows", len(samples)))
 
 
-def _encode(processor: Any, family: Family, sample: Sample) -> Batch:
+def _encode(gauge: Gauge, sample: Sample) -> Batch:
     """Encode one sample and refuse what would train silently wrong."""
-    item = encode(processor, family, sample)
+    item = gauge.encode(sample)
     if not bool((item["labels"] != -100).any()):
         raise DataError(f"{sample.where}: all labels are masked, so nothing would be learned from this row")
     for key, value in item.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{sample.where}: '{key}' holds numbers that are not finite; check the medium")
+    length = gauge.length_of(item)
+    for modality, wanted in length.wanted.items():
+        if (there := length.there.get(modality, 0)) != wanted:
+            raise DataError(
+                f"{sample.where}: the text has {there} places for {modality}, the model makes {wanted} "
+                "features; the processor belongs to another model"
+            )
     return item
 
 
-def _write(path: Path, items: Sequence[Batch]) -> None:
+def _write(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, int]) -> None:
     """Write a shard; it appears whole or not at all, but need not survive a power cut."""
     about: Mapping[str, Any] = {
-        "lengths": [max(item[key].numel() for key in TOKENS if key in item) for item in items],
-        "learned": [int((item["labels"] != -100).sum()) for item in items],
-        "keys": [list(item) for item in items],
+        "lengths": [_tokens(item) for _, item in items],
+        "learned": [int((item["labels"] != -100).sum()) for _, item in items],
+        "keys": [list(item) for _, item in items],
+        "rows": [row for row, _ in items],
+        "fitted": dict(fitted),
     }
     tensors = {
-        f"{at}/{key}": value.contiguous() for at, item in enumerate(items) for key, value in item.items()
+        f"{at}/{key}": value.contiguous() for at, (_, item) in enumerate(items) for key, value in item.items()
     }
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -13,7 +13,7 @@ import torch
 
 from studio.data.identity import data_hash
 from studio.errors import CheckpointError, ConfigError, DataError, MediaError
-from studio.families import family
+from studio.families import family, gauge
 from studio.log import QuietLog
 from studio.runs import differences, find_same, new_record, read_run, write_run
 from studio.training import encoding
@@ -35,7 +35,7 @@ def row(*parts: Any, answer: str = "yes", line: int = 7, loss: bool = True) -> S
 
 @pytest.fixture(scope="module")
 def processor(tiny: Tiny) -> Any:
-    return family("qwen_omni").load(tiny("qwen_omni")).processor
+    return gauge(tiny("qwen_omni")).processor
 
 
 class Counting(QuietLog):
@@ -48,7 +48,7 @@ class Counting(QuietLog):
 
 def encode(tiny: Tiny, processor: Any, samples: list[Sample], folder: Path, **more: Any) -> Counting:
     log = Counting()
-    encode_samples(tiny("qwen_omni"), processor, family("qwen_omni"), samples, folder, log, **more)
+    encode_samples(gauge(tiny("qwen_omni")), samples, folder, log, **more)
     return log
 
 
@@ -59,7 +59,7 @@ def test_encoded_samples_are_the_family_s_own(
     kind, samples = family("qwen_omni"), questions("qwen_omni", 7)
     samples[2] = dataclasses.replace(samples[2], weight=0.25)
     encode(tiny, processor, samples, tmp_path)
-    data = open_encoded(tiny("qwen_omni"), kind, samples, tmp_path)
+    data = open_encoded(gauge(tiny("qwen_omni")), samples, tmp_path)
     assert len(data) == 7
     for index, sample in enumerate(samples):
         made = kind.encode(processor, sample, True)
@@ -91,7 +91,7 @@ def test_processes_share_the_encoding(
     samples = questions("qwen_omni", 6)
     counts = [encode(tiny, processor, samples, tmp_path, part=(i, 2)).stages[-1][1] for i in range(2)]
     assert counts == [4, 2]
-    assert len(open_encoded(tiny("qwen_omni"), family("qwen_omni"), samples, tmp_path)) == 6
+    assert len(open_encoded(gauge(tiny("qwen_omni")), samples, tmp_path)) == 6
 
 
 def test_data_hash_sees_contents_and_not_names(questions: Questions, tmp_path: Path) -> None:
@@ -123,10 +123,9 @@ def test_a_missing_sound_is_named_with_file_and_line(tiny: Tiny, processor: Any,
 def test_a_modality_that_the_family_does_not_take_is_refused(
     tiny: Tiny, questions: Questions, tmp_path: Path
 ) -> None:
-    kind = family("smolvlm")
     sample = next(sample for sample in questions("qwen_omni", 8) if sample.sounds)
     with pytest.raises(DataError, match="takes no audio"):
-        encode_samples(tiny("smolvlm"), None, kind, [sample], tmp_path, QuietLog())
+        encode_samples(gauge(tiny("smolvlm")), [sample], tmp_path, QuietLog())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,9 @@ def test_a_row_whose_labels_are_all_masked_is_refused(tiny: Tiny, processor: Any
 
     wrong = dataclasses.replace(kind, encode=masked)
     with pytest.raises(DataError, match=r"rows\.jsonl:7: all labels are masked"):
-        encode_samples(tiny("qwen_omni"), processor, wrong, [row()], tmp_path, QuietLog())
+        encode_samples(
+            dataclasses.replace(gauge(tiny("qwen_omni")), family=wrong), [row()], tmp_path, QuietLog()
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -24,8 +24,8 @@ def copies(samples: Sequence[Sample], digest_of: Callable[[Path], str]) -> Itera
     first: dict[str, Sample] = {}
     for sample in samples:
         before = first.setdefault(sample_key(sample, digest_of), sample)
-        if before is sample:
-            continue
+        if (before.file, before.line) == (sample.file, sample.line):
+            continue  # itself, perhaps asked for twice
         if before.file == sample.file:
             yield _at(sample, kinds.DUPLICATE_ROW, f"says the same as line {before.line}")
         else:
