@@ -63,11 +63,11 @@ def plan(spec: MergeSpec) -> Plan:
     return _engine.plan(spec)
 
 
-def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
+def estimate(planned: Plan, out: str | Path = ".", *, ranks: Ranks | None = None) -> Estimate:
     """Return what a planned merge into ``out`` will take: peak memory, disk and time."""
     from mergers import _estimate
 
-    return _estimate.estimate(planned, out)
+    return _estimate.estimate(planned, out, ranks or ALONE)
 
 
 def merge(

@@ -19,14 +19,29 @@ from studio.errors import MergeError
 def tensor_bytes(method: ModuleType, shape: tuple[int, ...], models: int) -> int:
     """Return the memory that working on one tensor takes at most.
 
-    The working set of a piece is some float32 tensors per model; a survey collects at most `CAP` candidates
-    per model.
+    The working set of a piece is some float32 tensors per model, more where matrices are decomposed; a survey
+    collects at most `CAP` candidates per model. A method's ``SQUARES`` are matrices [columns, columns] in
+    float64 that it holds at a time.
     """
     numel = math.prod(shape)
     piece = piece_size(method, shape)
-    work = piece * 4 * (3 * models + 6)
+    matrix = len(shape) > 1 and hasattr(method, "INVARIANT")
+    work = piece * 4 * (8 * models + 4 if matrix else 3 * models + 6)
     survey = min(numel, CAP) * 4 * 3 * models if hasattr(method, "survey") and numel > PIECE else 0
-    return work + survey
+    columns = numel // max(1, shape[0]) if len(shape) > 1 else 0
+    squares = 8 * getattr(method, "SQUARES", 0) * columns**2
+    return work + survey + squares + statistics_bytes(method, shape, models)
+
+
+def statistics_bytes(method: ModuleType, shape: tuple[int, ...], models: int) -> int:
+    """Return the memory that a method's statistics of one tensor take, in float32, and what joins them to it.
+
+    Gram matrices [columns, columns] come whole; other statistics are one number per element, read in pieces.
+    """
+    kind = getattr(method, "STATISTICS", None)
+    if kind == "gram":
+        return 4 * models * shape[1] ** 2 + 2 * 8 * math.prod(shape) if len(shape) == 2 else 0
+    return 4 * models * piece_size(method, shape) if kind is not None else 0
 
 
 def threads_within(planned: Plan, method: ModuleType, ranks: Ranks = ALONE) -> int:

@@ -22,11 +22,14 @@ import torch
 
 from mergers._budget import resident_bytes, tensor_bytes, threads_within
 from mergers._factors import compress
+from mergers._place import Place
 from mergers._plan import Plan, Step
+from mergers._ranks import ALONE, Ranks
 from mergers._settings import method
 from mergers._stream import PIECE
 from mergers._subspaces import matrix_shape
 from mergers._threads import one_torch_thread, workers
+from mergers._told import UNTOLD, statistics_files
 from studio.adapters import Adapter, read_adapter
 from studio.checkpoint import Checkpoint
 
@@ -69,15 +72,16 @@ class Estimate:
         )
 
 
-def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
-    """Return what a planned merge into ``out`` will cost."""
+def estimate(planned: Plan, out: str | Path = ".", ranks: Ranks = ALONE) -> Estimate:
+    """Return what a planned merge into ``out`` will cost; memory is that of one machine."""
     spec = planned.spec
     paths = [model.path for model in spec.models] + ([spec.base] if spec.base else [])
     reads = sum(Checkpoint(path).nbytes() for path in paths)
+    reads += sum(file.stat().st_size for file in statistics_files(planned))
     steps = [(s, method(s.method or spec.method)) for s in planned.steps if s.action == "merge"]
     with one_torch_thread():
         if planned.kind == "model":
-            threads = threads_within(planned, method(spec.method))
+            threads = threads_within(planned, method(spec.method), ranks)
             needs = [tensor_bytes(chosen, step.shape, len(spec.models)) for step, chosen in steps]
             writes, held = planned.nbytes, 0
             if any(hasattr(chosen, "survey") for _, chosen in steps):
@@ -96,15 +100,15 @@ def estimate(planned: Plan, out: str | Path = ".") -> Estimate:
             work = _factor_seconds([(s, rank) for s, c, rank, _ in made if _adds(c)])
             work += _svd_seconds([s for s, c, _, _ in made if not _adds(c)])
             work += _dense_seconds([(s, c) for s, c, _, _ in made if not _adds(c)], len(adapters))
-    parallel = min(threads, workers(0))
+    parallel = ranks.world / ranks.local * min(threads * ranks.local, workers(0))
     place = next(p for p in (Path(out).resolve(), *Path(out).resolve().parents) if p.is_dir())
     return Estimate(
-        memory=resident_bytes() + held + sum(heapq.nlargest(threads, needs)),
+        memory=ranks.local * (resident_bytes(ranks.local) + sum(heapq.nlargest(threads, needs))) + held,
         reads=reads,
         writes=writes,
         free=shutil.disk_usage(place).free,
         seconds=START + ((reads + writes) / MOVED + work) / parallel,
-        threads=threads,
+        threads=threads * ranks.world,
     )
 
 
@@ -113,12 +117,13 @@ def _dense_seconds(steps: Sequence[tuple[Step, ModuleType]], models: int) -> flo
     spent: dict[str, float] = {}
     total = 0.0
     for step, chosen in steps:
-        cubic = hasattr(chosen, "INVARIANT")
-        key = f"{chosen.__name__} {step.settings!r}"
+        told = getattr(chosen, "STATISTICS", None) if UNTOLD not in step.by else None
+        cubic = hasattr(chosen, "INVARIANT") or (told == "gram" and len(step.shape) == 2)
+        key = f"{chosen.__name__} {step.settings!r} {cubic} {told}"
         if key not in spent:
             shape = (SIDE, SIDE) if cubic else (PIECE // 512, 512)
-            spent[key] = _time(chosen, step.settings, shape, models) / _effort(shape, cubic)
-        total += spent[key] * _effort(step.shape, cubic)
+            spent[key] = _time(chosen, step.settings, shape, models, told) / _effort(shape, cubic)
+        total += spent[key] * _effort(step.shape, cubic, squares=told == "gram")
     return total
 
 
@@ -141,13 +146,18 @@ def _svd_seconds(steps: Sequence[Step]) -> float:
     return each * sum(_effort(step.shape, True) for step in steps)
 
 
-def _time(chosen: ModuleType, settings: Mapping[str, Any], shape: Sequence[int], models: int) -> float:
+def _time(
+    chosen: ModuleType, settings: Mapping[str, Any], shape: Sequence[int], models: int, told: str | None
+) -> float:
     """Return the seconds that the method takes for random values of a shape, the better of two runs."""
     draw = torch.Generator().manual_seed(0)
     found = []
     for _ in range(2):
         values = [torch.randn(*shape, generator=draw) for _ in range(models)]
         ground = torch.randn(*shape, generator=draw)
+        if told is not None:
+            one = torch.eye(shape[1]) if told == "gram" else torch.ones(shape)
+            settings = {**settings, "place": Place(statistics=[one] * models)}
         began = time.thread_time()
         chosen.merge(values, ground, **settings)
         found.append(time.thread_time() - began)
@@ -174,12 +184,19 @@ def _adds(chosen: ModuleType) -> bool:
 def _module_bytes(chosen: ModuleType, step: Step, rank: int, models: int) -> int:
     if rank and _adds(chosen):
         return sum(matrix_shape(step.shape)) * rank * 4 * 5
-    return math.prod(step.shape) * 4 * (2 * models + 4)
+    return max(math.prod(step.shape) * 4 * (2 * models + 4), tensor_bytes(chosen, step.shape, models))
 
 
-def _effort(shape: Sequence[int], cubic: bool) -> float:
+def _effort(shape: Sequence[int], cubic: bool, squares: bool = False) -> float:
+    """Return what the time grows with: elements, or for matrices [rows, columns] their operations.
+
+    Those of ``squares`` solve for matrices [columns, columns], others take singular vectors.
+    """
     numel = math.prod(shape)
-    return numel * min(shape[0], numel // max(1, shape[0])) if cubic and len(shape) > 1 else numel
+    if not cubic or len(shape) < 2 or not numel:
+        return numel
+    rows, columns = matrix_shape(shape)
+    return (numel + columns**2) * columns / 2 if squares else numel * min(rows, columns)
 
 
 def _size(count: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from mergers._inputs import Opened
 from mergers._plan import Plan
 from mergers._report import MergeReport
-from mergers._told import kind_of, statistics_file
+from mergers._told import statistics_files
 from studio.adapter_format import read_json
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
@@ -66,13 +66,13 @@ def differences(folder: Path) -> list[str]:
     """Return a sentence for each fingerprint in the lock file that no longer holds."""
     lock = read_lock(folder)
     found = []
-    if Checkpoint(folder).fingerprint() != lock["output"]["fingerprint"]:
+    if Checkpoint(folder).fingerprint(fresh=True) != lock["output"]["fingerprint"]:
         found.append(f"the weights in {folder} are not those that the merge wrote")
     for item in [*lock["inputs"], *([lock["base"]] if lock["base"] else [])]:
         path = Path(item["path"])
         if not path.is_dir():
             found.append(f"the input {path} is gone")
-        elif Checkpoint(path).fingerprint() != item["fingerprint"]:
+        elif Checkpoint(path).fingerprint(fresh=True) != item["fingerprint"]:
             found.append(f"the input {path} has changed since the merge")
     for file, digest in lock.get("statistics", {}).items():
         if not Path(file).is_file() or sha256_file(file) != digest:
@@ -82,9 +82,7 @@ def differences(folder: Path) -> list[str]:
 
 def _statistics(planned: Plan) -> dict[str, str]:
     """Return the statistics files that the merge used, with their sha256."""
-    kinds = {kind for step in planned.steps if step.method and (kind := kind_of(step.method))}
-    files = [statistics_file(model, kind) for model in planned.spec.models for kind in sorted(kinds)]
-    return {str(file): sha256_file(file) for file in files if file is not None}
+    return {str(file): sha256_file(file) for file in statistics_files(planned)}
 
 
 def recipe(folder: Path) -> tuple[dict[str, Any], str]:

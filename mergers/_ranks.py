@@ -106,5 +106,9 @@ def _effort(step: Step, models: int) -> float:
         return numel
     from mergers._settings import method
 
-    cubic = len(step.shape) > 1 and numel and hasattr(method(step.method), "INVARIANT")
-    return numel * (models + 2 + (min(step.shape[0], numel // step.shape[0]) if cubic else 0))
+    chosen, passes = method(step.method), models + 2
+    if numel and len(step.shape) > 1:
+        rows, columns = step.shape[0], numel // step.shape[0]
+        passes += columns if hasattr(chosen, "SQUARES") else 0
+        passes += min(rows, columns) if hasattr(chosen, "INVARIANT") else 0
+    return numel * passes

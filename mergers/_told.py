@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergers._inputs import Opened
-from mergers._plan import Step
+from mergers._plan import Plan, Step
 from mergers._settings import method
 from mergers._spec import Model
 from studio.adapters import Adapter
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Told = Callable[[str, int, int], "Sequence[Tensor] | None"]
 
+#: What the plan says of a tensor that no data tells of.
+UNTOLD = "no statistics: averaged"
+
 
 def kind_of(name: str) -> str | None:
     """Return the kind of statistics that a method asks for, or None."""
@@ -32,6 +35,13 @@ def statistics_file(model: Model, kind: str) -> Path | None:
     """Return a model's statistics file of a kind: the one given, or its place in the folder given."""
     given = model.statistics
     return given / f"{kind}.safetensors" if given is not None and given.is_dir() else given
+
+
+def statistics_files(planned: Plan) -> list[Path]:
+    """Return the statistics files that a merge uses."""
+    kinds = sorted({kind for step in planned.steps if step.method and (kind := kind_of(step.method))})
+    found = (statistics_file(model, kind) for model in planned.spec.models for kind in kinds)
+    return [file for file in found if file is not None]
 
 
 class Telling:
@@ -60,9 +70,7 @@ class Telling:
             return step
         for file in self.files[kind]:
             if name not in file:
-                return replace(
-                    step, by=", ".join(word for word in (step.by, "no statistics: averaged") if word)
-                )
+                return replace(step, by=", ".join(word for word in (step.by, UNTOLD) if word))
             wanted = step.shape if kind == "fisher" else (step.shape[-1], step.shape[-1])
             if file.shape(name) != wanted:
                 raise MergeError(f"{file.file}: '{name}' is {list(file.shape(name))}, not {list(wanted)}")

@@ -20,6 +20,8 @@ from studio.errors import ConfigError
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
 #: Per model the matrix [columns, columns] of a tensor [rows, columns], or nothing.
 STATISTICS = "gram"
+#: Matrices [columns, columns] in float64 that are held at a time.
+SQUARES = 5
 
 
 def merge(

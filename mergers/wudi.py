@@ -22,6 +22,8 @@ from studio.errors import ConfigError
 Start = Literal["sum", "mean"]
 PRESETS: dict[str, dict[str, Any]] = {"paper": {"start": "sum"}}
 INVARIANT = "both"
+#: Matrices [columns, columns] in float64 that are held at a time.
+SQUARES = 6
 
 
 def merge(

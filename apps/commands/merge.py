@@ -178,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         planned = plan(spec)
         print(planned.text(full=True))
-        print(estimate(planned, options.out or ".").text())
+        print(estimate(planned, options.out or ".", ranks=ranks).text())
     else:
         merge(spec, options.out, best_log(), ranks=ranks)
     if options.diagnose:
