@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,15 +22,15 @@ from recipes import sft
 from studio import families, plugins
 from studio.adapters import load_adapter
 from studio.config import from_dict, load
-from studio.data import load_data, write_jsonl
-from studio.errors import ConfigError, DataError, MediaError, TriptychError
+from studio.data import load_data
+from studio.errors import ConfigError, TriptychError
 from studio.families import detect
 from studio.generate import answers
 from studio.log import QuietLog
 from studio.runs import read_run
 from studio.training.loss import TokenLoss
 from studio.training.tracking import read_metrics
-from studio.types import Image, Run, Sample, Sound
+from studio.types import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = (
@@ -39,50 +38,6 @@ SCRIPT = (
     "sft.run(load(sft.Config, overrides=sys.argv[1:]), PlainLog(every=0))"
 )
 Data = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def data(
-    shared_folder: Path,
-    questions: Callable[[str, int], list[Any]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Data:
-    """Return a factory: a family -> a folder with train.jsonl, test.jsonl and their media."""
-
-    def make(name: str = "qwen_omni", train: int = 13, test: int = 5) -> Path:
-        folder = tmp_path_factory.mktemp("data")
-        samples = questions(name, train + test)
-        shutil.copytree(shared_folder / "media", folder / "media")
-
-        def inside(sample: Sample) -> Sample:
-            def moved(part: Any) -> Any:
-                if isinstance(part, Image | Sound):
-                    return dataclasses.replace(part, path=folder / "media" / part.path.name)
-                return part
-
-            turns = [dataclasses.replace(t, parts=tuple(map(moved, t.parts))) for t in sample.turns]
-            return dataclasses.replace(sample, turns=tuple(turns))
-
-        made = [inside(sample) for sample in samples]
-        made[0] = dataclasses.replace(made[0], weight=0.5)
-        write_jsonl(folder / "train.jsonl", made[:train])
-        write_jsonl(folder / "test.jsonl", made[train:])
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def plain_data(data: Data) -> Path:
-    return data()
-
-
-@pytest.fixture
-def settings(tiny: Callable[[str], Path], plain_data: Path, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "model": str(tiny("qwen_omni")), "data": str(plain_data), "output": str(tmp_path / "run"),
-        "max_steps": 4, "batch_size": 4, "r": 4, "lr": 5e-3, "warmup": 1,
-    }  # fmt: skip
 
 
 def run(settings: dict[str, Any], log: Any = None, **more: Any) -> Run:
@@ -340,51 +295,6 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     with pytest.raises(TriptychError, match=sentence):
         run(settings, **more)
     assert not Path(settings["output"]).exists()
-
-
-def test_a_truncated_sound_is_named_before_the_first_step(settings: dict[str, Any], data: Data) -> None:
-    folder = data()
-    first = next(s for s in load_data(folder, split="train") if s.sounds)
-    first.sounds[0].path.write_bytes(first.sounds[0].path.read_bytes()[:200])
-    with pytest.raises(MediaError, match=rf"train\.jsonl:{first.line}: .*{first.sounds[0].path.name}"):
-        run(settings, data=str(folder))
-    assert not (Path(settings["output"]) / "run.json").exists()
-
-
-def test_findings_stop_a_run_before_its_first_step_and_warnings_are_counted(
-    settings: dict[str, Any], data: Data
-) -> None:
-    folder = data()
-    rows = load_data(folder, split="train")
-    log = Saying()
-    write_jsonl(folder / "train.jsonl", [*rows, rows[0]])
-    run(settings, log, data=str(folder), max_steps=1)
-    assert "data: 1 duplicate_row; `triptych check` tells where" in log.said
-    shutil.copy(folder / "train.jsonl", folder / "test.jsonl")
-    with pytest.raises(DataError, match=r"14 of .*\n.*test\.jsonl:1: the same row stands in train\.jsonl:1"):
-        run(settings, data=str(folder), eval_data=str(folder), output=settings["output"] + "-2")
-    assert not Path(settings["output"] + "-2").exists()
-
-
-def test_long_rows_are_dealt_with_as_length_says(settings: dict[str, Any], data: Data) -> None:
-    folder = data()
-    rows = load_data(folder, split="train")
-    long = dataclasses.replace(rows[0], turns=(*rows[1].turns * 40, *rows[0].turns))
-    write_jsonl(folder / "train.jsonl", [*rows, long])
-    settings |= {"data": str(folder), "max_steps": 2}
-    with pytest.raises(
-        DataError, match=r"train\.jsonl:14: \d+ tokens, allowed are 512; length\.policy may be"
-    ):
-        run(settings, length={"max_tokens": 512})
-    log = Saying()
-    run(settings, log, length={"max_tokens": 512, "policy": "drop"})
-    assert "length: 1 rows dropped" in log.said
-    record = read_run(Path(settings["output"]))
-    assert record is not None
-    assert record.config["length"] == {"max_tokens": 512, "policy": "drop"}
-    with pytest.raises(ConfigError, match="did you mean 'chunk'"):
-        run(settings, length={"audio": "chunks"})
-    assert load(sft.Config, overrides=["length.max_tokens=512"]).length == {"max_tokens": 512}
 
 
 def test_two_processes_give_the_losses_of_one(settings: dict[str, Any], tmp_path: Path) -> None:
