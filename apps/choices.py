@@ -92,6 +92,12 @@ def base_of(adapter: Path) -> Path:
     raise CheckpointError(f"{adapter} does not say what it belongs to; name its base as MODEL+{adapter}")
 
 
+def merge_of(choice: Choice) -> Path | None:
+    """Return the folder of the merge that a choice is, or None where it is something else."""
+    folder = choice.adapter or choice.base
+    return folder if (folder / "merge.lock.json").is_file() else None
+
+
 def one_base(choices: Sequence[Choice]) -> tuple[Path, dict[str, Path | None]]:
     """Return the base that the choices share, and each one's adapter or own folder, as an engine takes them.
 

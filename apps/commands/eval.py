@@ -10,7 +10,8 @@ from studio.errors import ConfigError
 
 EXAMPLE = (
     "triptych eval nano-omni nano-omni+runs/handwriting/adapter --data handwriting\n"
-    "triptych eval ties=runs/merged nano-omni --data commands --data textiles --metric wer --out runs/eval"
+    "triptych eval ties=runs/merged nano-omni --data commands --data textiles --metric wer --out runs/eval\n"
+    "triptych eval runs/merged nano-omni --data textiles --card"
 )
 
 
@@ -41,6 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the scores and the answers",
     )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="write the figures into the model card of each merge among the models, in place of earlier ones",
+    )
     parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
@@ -49,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print a table for each metric, and write the scores where that is asked for."""
-    from apps.choices import Fleet, by_base, one_base, read_choices
+    from apps.choices import Fleet, by_base, merge_of, one_base, read_choices
     from studio.assets import find_data
 
     metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
@@ -59,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
     choices = read_choices(options.models)
     paths = {name: find_data(name) for name in dict.fromkeys(options.data)}
+    merges = {choice.name: folder for choice in choices if (folder := merge_of(choice))}
+    if options.card:
+        _check_cards(merges)
 
     from rich.console import Console
 
@@ -87,6 +96,22 @@ def run(options: argparse.Namespace) -> int:
     )
     for metric in metrics:
         Console().print(table(results, metric))
+    if options.card:
+        from mergers._card import write_scores
+
+        how = f"answers are the likeliest words, at most {options.max_new_tokens} tokens"
+        for name, folder in merges.items():
+            print(f"card: {write_scores(folder, results, name, how)}")
     if options.out:
         print(f"written to {options.out / 'scores.json'}")
     return 0
+
+
+def _check_cards(merges: dict[str, Path]) -> None:
+    """Raise `ConfigError` or `CheckpointError` before the first answer, if there is no card to write into."""
+    if not merges:
+        raise ConfigError("--card writes into the cards of merges, and none of the models is one")
+    from mergers._card import check_card
+
+    for folder in merges.values():
+        check_card(folder)

@@ -221,7 +221,17 @@ def test_merge_by_flags_then_eval_writes_a_table_and_scores(
 
     models = [experts["base"], f"one={experts['first']}", f"{experts['base']}+merged"]
     done = triptych(
-        "eval", *models, "--data", rows, "--metric", "wer", "--metric", "exact-match", "--out", "scores"
+        "eval",
+        *models,
+        "--data",
+        rows,
+        "--metric",
+        "wer",
+        "--metric",
+        "exact-match",
+        "--out",
+        "scores",
+        "--card",
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\bone\b", done.stdout)
@@ -230,6 +240,8 @@ def test_merge_by_flags_then_eval_writes_a_table_and_scores(
     cells = told["results"][str(rows)]
     assert list(cells) == [experts["base"].name, "one", "merged"]
     assert all(cell["n"] == 3 and cell["ci"][0] <= cell["value"] <= cell["ci"][1] for cell in cells.values())
+    assert f"{cells['merged']['value']:.3f} [" in (tmp_path / "merged/README.md").read_text()
+    assert "none of the models is one" in mistake(triptych("eval", *models[:2], "--data", rows, "--card"))
 
 
 def test_merge_by_a_file_does_what_the_file_says(
