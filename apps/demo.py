@@ -79,6 +79,7 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
     }
     report = write_report(out, results, data, about)
+    write_cards(merges, results)
     show(table(results))
     log.say(f"report: {report} (and report.json beside it); {sum(seconds.values()):.0f} s")
     if app:
@@ -191,6 +192,15 @@ def merged(method: str, experts: dict[str, Path], out: Path, log: Log) -> Path:
     log.say(f"merge {method}: triptych merge {file} -o {folder}")
     merge(spec, folder, log)
     return folder
+
+
+def write_cards(merges: dict[str, Path], results: Any) -> None:
+    """Write what the evaluation said into the model cards of the merges."""
+    from mergers._card import CARD, write_scores
+
+    for name, folder in merges.items():
+        if (folder / CARD).is_file():
+            write_scores(folder, results, name, f"greedy answers of at most {ANSWER_TOKENS} tokens")
 
 
 def current(spec: Any, folder: Path) -> bool:

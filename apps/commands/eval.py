@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.card:
         from mergers._card import write_scores
 
-        how = f"answers are the likeliest words, at most {options.max_new_tokens} tokens"
+        how = f"greedy answers of at most {options.max_new_tokens} tokens"
         for name, folder in merges.items():
             print(f"card: {write_scores(folder, results, name, how)}")
     if options.out:

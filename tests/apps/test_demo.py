@@ -48,6 +48,8 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
         for cell in cells.values():
             assert cell["n"] == 6
             assert cell["ci"][0] <= cell["value"] <= cell["ci"][1]
+    card = (tmp_path / "out" / "merges" / "ties" / "README.md").read_text()
+    assert "**ties** | base |" in card
     page = report.read_text()
     assert page.count("<img ") == demo_pictures(page)
     assert str(tmp_path) not in page
