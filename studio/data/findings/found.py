@@ -25,6 +25,11 @@ class Finding:
     message: str
     medium: tuple[Path, bool] | None = None
 
+    def __post_init__(self) -> None:
+        """Spell out what cannot be shown or stored: a row may hold any character, and half of one."""
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.message)
+        object.__setattr__(self, "message", shown)
+
     @property
     def about(self) -> Kind:
         """What is known of this kind of finding."""
