@@ -226,18 +226,18 @@ def agree(
         for part, weight in zip(parts, weights, strict=True):
             if weight != 1:
                 part *= float(weight)
-    whole, top = bits_type(parts[0])
+    whole, top, width = bits_type(parts[0])
     votes = xp.sign(parts[0]) if sign == "count" else parts[0] + parts[1] if len(parts) > 1 else parts[0] + 0
     for part in parts[1 if sign == "count" else 2 :]:
         votes += xp.sign(part) if sign == "count" else part
     minus = votes.view(whole)
     minus &= top  # the majority's sign alone
     total: Tensor = xp.zeros_like(votes)
-    divisor, floor = xp.zeros_like(votes), xp.zeros((), dtype=whole)
+    divisor = xp.zeros_like(votes)
     for part, weight in zip(parts, weights, strict=True):
         bits = part.view(whole)
         bits ^= minus
-        xp.maximum(bits, floor, out=bits)  # magnitudes of what agrees, +0 elsewhere
+        bits &= ~(bits >> width)  # magnitudes of what agrees, +0 elsewhere
         total += part * float(weight) if elect == "raw" and weight != 1 else part
         if normalise != "none":
             divisor += ones(part, weight if normalise == "weights" else 1.0)
@@ -247,28 +247,29 @@ def agree(
         return total
     if normalise == "count" or min(weights) > 0:  # a divisor that is not zero is at least as large as this
         least = 1.0 if normalise == "count" else float(min(weights))
-        total /= xp.clip(divisor, least, None, out=divisor)
+        bits = divisor.view(whole)
+        bits |= ((bits - 1) >> width) & bits_of(least, divisor)  # where it is +0
     else:
         divisor[divisor == 0] = 1.0
-        total /= divisor
+    total /= divisor
     return total
 
 
 def ones(part: Any, weight: float) -> Any:
     """Return ``weight`` where a value that is not negative is above zero, else 0; changes ``part``."""
     xp = library(part)
-    whole, _ = bits_type(part)
+    whole, _, width = bits_type(part)
     bits = part.view(whole)
     xp.negative(bits, out=bits)
-    bits >>= 31 if whole is xp.int32 else 63  # all ones where the bits were those of a number above zero
+    bits >>= width  # all ones where the bits were those of a number above zero
     bits &= bits_of(weight, part)
     return part
 
 
-def bits_type(values: Any) -> tuple[Any, int]:
-    """Return the whole numbers as wide as a float's, and the one that is the sign's bit alone."""
+def bits_type(values: Any) -> tuple[Any, int, int]:
+    """Return the whole numbers as wide as a float, the one that is the sign's bit alone, and its place."""
     xp = library(values)
-    return (xp.int32, -(1 << 31)) if values.dtype == xp.float32 else (xp.int64, -(1 << 63))
+    return (xp.int32, -(1 << 31), 31) if values.dtype == xp.float32 else (xp.int64, -(1 << 63), 63)
 
 
 def bits_of(value: float, values: Any) -> int:

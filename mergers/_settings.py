@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from studio.later import torch
 SUPPLIED = ("place",)
 
 
+@cache
 def method(name: str) -> ModuleType:
     """Return the module of a merge method; `UnknownName` with the nearest match when there is none."""
     return plugins.load("methods", name)

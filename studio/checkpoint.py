@@ -160,12 +160,13 @@ class Checkpoint:
         view._entries = {new: replace(self.entry(name), name=new) for new, name in names.items()}
         return view
 
-    def fingerprint(self, threads: int = 0) -> str:
+    def fingerprint(self, threads: int = 0, *, fresh: bool = False) -> str:
         """Return the sha256 over all tensors (name, type, shape, bytes) in order of their names.
 
-        It names the values, so it survives re-sharding and a changed metadata entry.
+        It names the values, so it survives re-sharding and a changed metadata entry. ``fresh`` reads every
+        byte again, where files that look unchanged are otherwise known from before.
         """
-        return fingerprint(self.files, threads)
+        return fingerprint(self.files, threads, fresh=fresh)
 
     def sample(self) -> str:
         """Return a sha256 over the names and the first bytes of every tensor: a quick key, no proof."""

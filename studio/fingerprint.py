@@ -7,38 +7,68 @@ order of the names. Needs no torch, so that a merge can hash its inputs while to
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from studio.cache import Kept
 from studio.tensorfile import Entry, read_header
 
 #: How much is read at a time.
 BLOCK = 16 << 20
-Key = tuple[tuple[str, int, int], ...]
+#: Smaller models are hashed faster than they are looked up.
+WORTH_KEEPING = 32 << 20
+#: Nanoseconds for which a file must have been left alone: a later change within a clock tick would not show.
+SETTLED = 2_000_000_000
+Key = tuple[tuple[str, int, int, int, int], ...]
 _known: dict[Key, str] = {}
 _turns: dict[Key, threading.Lock] = {}
 _guard = threading.Lock()
 
 
-def fingerprint(files: Sequence[Path], threads: int = 0) -> str:
+def fingerprint(files: Sequence[Path], threads: int = 0, *, fresh: bool = False) -> str:
     """Return the sha256 over the tensors in these files, as 64 hexadecimal digits.
 
-    Remembered for as long as the files' paths, sizes and times stay what they are. ``threads`` 0 takes one
-    per processor, at most 8.
+    Remembered, in the user's cache too, for as long as the files' paths, sizes, times and inodes stay what
+    they are; ``fresh`` reads every byte again. ``threads`` 0 takes one per processor, at most 8.
     """
     stats = [(file, file.stat()) for file in files]
-    key = tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    key = tuple(
+        (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        for file, stat in stats
+    )
+    if fresh:
+        return _hashed(files, threads)
     with _guard:
         turn = _turns.setdefault(key, threading.Lock())
     with turn:  # who comes while another thread hashes the same files waits for its answer
         if key not in _known:
-            entries = sorted((e for file in files for e in read_header(file)[0]), key=lambda e: e.name)
-            digests = _digests(entries, threads or min(len(os.sched_getaffinity(0)), 8))
-            _known[key] = hashlib.sha256(b"".join(digests)).hexdigest()
+            _known[key] = _looked_up(files, key, threads)
     return _known[key]
+
+
+def _looked_up(files: Sequence[Path], key: Key, threads: int) -> str:
+    """Return the fingerprint from the user's cache, or hash and keep it there."""
+    newest = max((max(modified, changed) for _, _, modified, changed, _ in key), default=0)
+    large = sum(size for _, size, *_ in key) >= WORTH_KEEPING
+    if not large or time.time_ns() - newest < SETTLED:
+        return _hashed(files, threads)
+    kept, name = Kept(), f"fingerprint {hashlib.sha256(json.dumps(key).encode()).hexdigest()}"
+    found = kept.get([name]).get(name)
+    if found is None:
+        found = _hashed(files, threads)
+        kept.put({name: found})
+    return found
+
+
+def _hashed(files: Sequence[Path], threads: int) -> str:
+    entries = sorted((e for file in files for e in read_header(file)[0]), key=lambda e: e.name)
+    digests = _digests(entries, threads or min(len(os.sched_getaffinity(0)), 8))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _digests(entries: Sequence[Entry], threads: int) -> list[bytes]:

@@ -33,12 +33,13 @@ Values = NDArray[Any]
 
 
 def widen(raw: Values, kind: str) -> Values:
-    """Return stored values as float32 [n], or float64 [n] for F64; a view where they are that already."""
+    """Return finite stored values as float32 [n], or float64 [n] for F64; a view where nothing changes."""
     if kind == "BF16":
-        wide: Values = np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32)
+        wide: Values = raw.view(np.uint16).astype(np.uint32)
+        wide <<= 16
         return wide.view(np.float32)
     if kind == "F16":
-        return raw.view(np.float16).astype(np.float32)
+        return _half(raw.view(np.uint16))
     if kind in ("F32", "F64"):
         return raw.view(np.float32 if kind == "F32" else np.float64)
     return _table(kind)[raw.view(np.uint8)]
@@ -58,6 +59,8 @@ def narrow(values: Values, kind: str) -> Values:
         return stored.astype(np.uint16)
     types = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
     with np.errstate(over="ignore"):
+        if kind == "F16":  # in two steps, as torch does it
+            values = values.astype(np.float32, copy=False)
         return values.astype(types[kind], copy=False)
 
 
@@ -66,6 +69,19 @@ def sound(raw: Values, kind: str) -> bool:
     whole, magnitude, first = _BITS[kind]
     bits = raw.view(whole)
     return not bits.size or int((bits & magnitude).max()) < first
+
+
+def _half(raw: Values) -> Values:
+    """Return finite float16 values as float32; NumPy's own conversion takes four times as long."""
+    wide: Values = raw.astype(np.uint32)
+    sign = wide & 0x8000
+    sign <<= 16
+    wide &= 0x7FFF
+    wide <<= 13  # fraction and exponent in their places, the exponent still less by 127 - 15
+    found: Values = wide.view(np.float32)
+    found *= np.float32(2.0**112)
+    wide |= sign
+    return found
 
 
 @cache

@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize("arguments", [["ls"], ["ls", "methods"], ["--version"]])
 def test_listing_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_after(f"from apps.cli import main\nassert main({arguments!r}) == 0") == []
+
+
+@pytest.mark.parametrize("name", ["linear", "task_arithmetic", "ties", "dare_ties", "slerp"])
+def test_whole_models_are_merged_without_torch(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(0)
+    for folder in ("base", "one", "two"):
+        (tmp_path / folder).mkdir()
+        values = {"layers.0.weight": torch.randn(40, 30, generator=draw).bfloat16()}
+        save_file(values, tmp_path / folder / "model.safetensors")
+        (tmp_path / folder / "config.json").write_text('{"model_type": "qwen2"}')
+    line = ["merge", "--method", name, "--base", "base", "one", "two", "-o", "out"]
+    code = f"import os\nos.chdir({str(tmp_path)!r})\nfrom apps.cli import main\nassert main({line!r}) == 0"
+    assert heavy_after(code) == ["numpy"]
+    assert (tmp_path / "out/model.safetensors").is_file()
 
 
 def test_help_answers_within_half_a_second_of_cpu_beyond_bare_python() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mergers._place import NOWHERE, Look, Place
-from mergers._settings import allowed, is_per_model, method
+from mergers._settings import allowed, is_per_model, method, takes_arrays
 from studio import plugins
 
 METHODS = plugins.names("methods")
@@ -235,3 +235,21 @@ def _in_pieces(module: ModuleType, tensors: list[Tensor], base: Tensor, **settin
 def test_nowhere_is_a_place_without_a_survey() -> None:
     assert NOWHERE.survey is None
     assert NOWHERE.random_key(0) != NOWHERE.random_key(1)
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s])
+@pytest.mark.parametrize("name", [n for n in METHODS if takes_arrays(method(n))])
+def test_arrays_and_tensors_come_out_alike(name: str, shape: tuple[int, ...]) -> None:
+    module = method(name)
+    tensors, base = _models(shape, _count(module))
+    exact = not hasattr(module, "weights")  # whose sums a processor may add up in another order
+    for change in ({}, {"rescale": "l1"}, {"elect": "raw", "sign": "count"}, {"normalise": "count"}):
+        settings = {k: v for k, v in change.items() if k in allowed(module)}
+        if name == "linear":
+            settings.pop("normalise", None)
+        for ground in (base, None):
+            wanted = _call(module, tensors, ground, _place(len(tensors)), **settings)
+            arrays = [tensor.numpy() for tensor in tensors]
+            below = None if ground is None else ground.numpy()
+            found = torch.from_numpy(_call(module, arrays, below, _place(len(tensors)), **settings))
+            assert torch.equal(found, wanted) if exact else torch.allclose(found, wanted, atol=1e-6)

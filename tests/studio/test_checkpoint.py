@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from studio import fingerprint as fingerprints
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError
 from studio.shards import ShardWriter
@@ -222,3 +223,31 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_tensors_that_the_index_forgot_are_still_there(tmp_path: Path) -> None:
     _index(_save(tmp_path), {"b": "part.safetensors"})
     assert "a.weight" in Checkpoint(tmp_path)
+
+
+def test_a_large_model_that_was_left_alone_is_known_from_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("studio.fingerprint.WORTH_KEEPING", 100)
+    monkeypatch.setattr("studio.fingerprint.SETTLED", 0)
+    folder = _save(tmp_path / "model")
+    first = Checkpoint(folder).fingerprint()
+    reads: list[str] = []
+    digest = fingerprints.tensor_digest
+    monkeypatch.setattr(fingerprints, "tensor_digest", lambda e: reads.append(e.name) or digest(e))
+    monkeypatch.setattr(fingerprints, "_known", {})  # as a new process finds it
+    assert Checkpoint(folder).fingerprint() == first
+    assert not reads
+    assert Checkpoint(folder).fingerprint(fresh=True) == first
+    assert reads
+
+
+def test_a_file_changed_within_a_moment_is_not_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("studio.fingerprint.WORTH_KEEPING", 100)
+    folder = _save(tmp_path / "model")
+    Checkpoint(folder).fingerprint()
+    assert not (tmp_path / "cache").exists()
