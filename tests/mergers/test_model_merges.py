@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mergers import MergeSpec, merge, plan
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, MergeError, UnknownName
-from studio.families import family
 
-FAMILIES = ("qwen_omni", "smolvlm", "whisper")
-ARCHITECTURES = (*FAMILIES, "qwen2_5_vl", "qwen2_audio", "llava", "voxtral", "gemma4")
 Experts = Callable[..., list[Path]]
 Base = Callable[[str], Path]
 
@@ -39,68 +35,6 @@ def _write(folder: Path, tensors: dict[str, Tensor], like: Path) -> Path:
     shutil.copytree(like, folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_tensors_in_are_tensors_out(name: str, base_of: Base, experts_of: Experts, tmp_path: Path) -> None:
-    base, experts = Checkpoint(base_of(name)), experts_of(name)
-    report = merge(_spec("ties", experts, base.folder), tmp_path / "out")
-    found = Checkpoint(tmp_path / "out")
-    assert found.names() == base.names()
-    for tensor in base.names():
-        assert (found.shape(tensor), found.dtype(tensor)) == (base.shape(tensor), base.dtype(tensor))
-        one, two = base.read(tensor).float(), found.read(tensor).float()
-        if torch.isfinite(one).all():
-            assert torch.isfinite(two).all(), tensor
-            assert tensor not in report.dropped
-            assert not torch.equal(one, two), f"{tensor} was not merged"
-        else:
-            assert torch.equal(one, two), tensor
-    assert report.merged + report.copied == len(base)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_result_loads_without_a_missing_or_unexpected_key(
-    name: str, base_of: Base, experts_of: Experts, tmp_path: Path
-) -> None:
-    merge(_spec("linear", experts_of(name)[:1], base_of(name)), tmp_path / "out")
-    kind = json.loads((base_of(name) / "config.json").read_text())["architectures"][0]
-    model, info = getattr(transformers, kind).from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    before = getattr(transformers, kind).from_pretrained(experts_of(name)[0]).state_dict()
-    after = model.state_dict()
-    finite = [key for key in after if torch.isfinite(before[key].float()).all()]
-    assert all(torch.equal(before[key], after[key]) for key in finite)  # so the logits are equal, too
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_processor_and_answers_come_along(
-    name: str, base_of: Base, experts_of: Experts, tmp_path: Path, questions: Callable[[str, int], list[Any]]
-) -> None:
-    from studio.generate import answers
-
-    base, expert = base_of(name), experts_of(name)[0]
-    merge(_spec("task_arithmetic", [expert], base), tmp_path / "out")
-    names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert {p.name for p in base.iterdir()} - {"README.md"} <= names
-    found = family(name)
-    whole = found.load(tmp_path / "out")
-    shutil.copytree(base, tmp_path / "expert")
-    shutil.copy(expert / "model.safetensors", tmp_path / "expert/model.safetensors")
-    truth = found.load(tmp_path / "expert")
-    samples = questions(name, 2)
-    assert answers(whole, found, samples, max_new_tokens=4) == answers(
-        truth, found, samples, max_new_tokens=4
-    )
-
-
-def test_infinite_buffers_and_whole_numbers_are_copied_and_told(
-    base_of: Base, experts_of: Experts, tmp_path: Path
-) -> None:
-    report = merge(_spec("linear", experts_of("gemma4"), base_of("gemma4")), tmp_path / "out")
-    assert report.copied == 80
-    assert "80 tensors of the base hold values that are not finite" in report.warnings[0]
 
 
 def test_the_average_of_models_needs_no_base(base_of: Base, experts_of: Experts, tmp_path: Path) -> None:
