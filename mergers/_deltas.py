@@ -1,5 +1,7 @@
 """The deltas of several models beside each other, module by module and read by rows: from factors where they
 are low rank, as differences from the base where models are full; never more than a stretch of rows is dense.
+
+Figures of a merge and comparisons of models both stand on `Deltas.rows`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Infinite(Exception):
 class Deltas:
     """One module's deltas, None where a model leaves it alone; the merged one last.
 
+    base      what the readers take off, by the name ``tensor`` there; without it they give values as they are
     factors   of all models, where none of the deltas needs the base
+    checked   whether values that are not finite are refused
     """
 
     name: str
@@ -43,6 +47,7 @@ class Deltas:
     base: Checkpoint | None = None
     tensor: str = ""
     factors: Sequence[Factors | None] | None = None
+    checked: bool = True
 
     def rows(self, begin: int, end: int) -> list[Tensor | None]:
         """Return the deltas' rows [end - begin, columns] in float32."""
@@ -50,12 +55,12 @@ class Deltas:
         if self.factors is None and self.base is not None:
             width = self.shape[1]
             ground = self.base.read_flat(self.tensor, begin * width, end * width).float().view(-1, width)
-            if not is_finite(ground):
+            if self.checked and not is_finite(ground):
                 raise Infinite
         found: list[Tensor | None] = []
         for reader, model in zip(self.readers, self.models, strict=True):
             part = None if reader is None else reader(begin, end, ground)
-            if part is not None and not is_finite(part):
+            if self.checked and part is not None and not is_finite(part):
                 raise MergeError(
                     f"'{self.name}' of {model} holds values that are not finite; the model is damaged"
                 )
@@ -64,7 +69,7 @@ class Deltas:
 
 
 def deltas(opened: Opened, merged: Adapter | Checkpoint | None) -> list[Callable[[], Deltas]]:
-    """Return what opens the deltas of each module that any of the models changes.
+    """Return what opens the deltas of each module that any of the models changes; biases are left out.
 
     Raises `MergeError` where full models, or deltas that depend on it, come without their base, and where
     shapes differ.
@@ -73,16 +78,109 @@ def deltas(opened: Opened, merged: Adapter | Checkpoint | None) -> list[Callable
     names = [str(m.folder) for m in models]
     adapters = [m for m in models if isinstance(m, Adapter)]
     if len(adapters) == len(models):
-        return _of_adapters(adapters, opened.base, names)
+        _same_shapes(adapters)
+        return list(of_adapters(adapters, opened.base).values())
     if opened.base is None:
         raise MergeError("figures of full models are about their differences from a base; name the base")
     return _of_models(models, opened.base, names)
 
 
-def _of_adapters(
-    adapters: Sequence[Adapter], base: Checkpoint | None, names: Sequence[str]
-) -> list[Callable[[], Deltas]]:
+def adapter_shapes(adapter: Adapter, biases: bool = True) -> dict[str, tuple[int, ...]]:
+    """Return the tensors that an adapter changes, by the model's names, with their shapes."""
+    found = {f"{name}.weight": adapter.shape(name) for name in adapter.names()}
+    for name in adapter.names() if biases else ():
+        if adapter.has_bias(name):
+            axis = 1 if adapter.kind(name) in ("transposed", "embedding") else 0
+            found[f"{name}.bias"] = (adapter.shape(name)[axis],)
+    return found | {name: adapter.value_shape(name) for name in adapter.values}
+
+
+def of_adapters(
+    adapters: Sequence[Adapter], base: Checkpoint | None, *, biases: bool = False, checked: bool = True
+) -> dict[str, Callable[[], Deltas]]:
+    """Return tensor of the model -> what opens its deltas; where shapes differ there is none.
+
+    Raises `MergeError` where deltas depend on a base and there is none.
+    """
+    needs = next((a for a in adapters if a.values or any(map(a.is_dora, a.names()))), None)
+    if needs is not None and base is None:
+        raise MergeError(
+            f"{needs.folder} stores whole tensors or DoRA, whose deltas depend on the base; name it"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    differ: set[str] = set()
+    for adapter in adapters:
+        for name, shape in adapter_shapes(adapter, biases).items():
+            if shapes.setdefault(name, shape) != shape:
+                differ.add(name)
     known = [set(a.names()) for a in adapters]
+    values = {name for a in adapters for name in a.values}
+    models = [str(a.folder) for a in adapters]
+    tensors: dict[str, str] = {}
+    if base is not None:
+        whole = {name: shape for name, shape in shapes.items() if name in values - differ}
+        modules = [name for name in shapes if name.endswith(".weight") and name not in values | differ]
+        tensors = tensor_names(whole, base)
+        if any(a.is_dora(name) for a in adapters for name in a.names()):
+            own = {name.removesuffix(".weight"): shapes[name] for name in modules}
+            tensors |= {f"{name}.weight": tensor for name, tensor in weight_names(own, base).items()}
+
+    def opened(name: str) -> Deltas:
+        module, _, leaf = name.rpartition(".")
+        shape = matrix_shape(shapes[name])
+        if name in values:
+            readers = [_whole(a, name, shape[1]) if name in a.values else None for a in adapters]
+            return Deltas(
+                name=name, shape=shape, readers=readers, models=models, base=base, tensor=tensors[name],
+                checked=checked,
+            )  # fmt: skip
+        found = [a.factors(module) if module in k else None for a, k in zip(adapters, known, strict=True)]
+        if leaf == "bias":
+            changes = [None if f is None or f.bias is None else _rows_of(f.bias) for f in found]
+            return Deltas(name=name, shape=shape, readers=changes, models=models, checked=checked)
+        return _of_factors(module, shape, found, models, base, tensors.get(name, ""), checked)
+
+    return {name: partial(opened, name) for name in shapes if name not in differ}
+
+
+def of_sources(
+    sources: Sequence[Source], name: str, *, changes: bool, models: Sequence[str] = ()
+) -> Callable[[], Deltas]:
+    """Return what opens one tensor of the sources' donor: its values, or with ``changes`` its deltas.
+
+    A source that leaves the tensor alone has None. Values that are not finite are let through.
+    """
+
+    def opened() -> Deltas:
+        donor = sources[0].donor
+        shape = matrix_shape(donor.shape(name))
+        readers = [_of_source(s, name, shape[1], changes) if has(s, name) else None for s in sources]
+        return Deltas(
+            name=name, shape=shape, readers=readers, models=models or [""] * len(sources),
+            base=donor if changes else None, tensor=name, checked=False,
+        )  # fmt: skip
+
+    return opened
+
+
+def has(source: Source, name: str) -> bool:
+    """Return whether a model has a tensor of its donor, or an adapter changes it."""
+    try:
+        return source.has(name)
+    except MergeError:  # a full model that lacks it
+        return False
+
+
+def _of_source(source: Source, name: str, width: int, changes: bool) -> Reader:
+    if source.adapter is not None:
+        return _of_adapter(source.adapter, source.donor, name, source.modules[name], width)
+    values = source.reader(name)
+    if changes:
+        return _stored(values, width)
+    return lambda begin, end, ground: values(begin * width, end * width, None).float().view(-1, width)
+
+
+def _same_shapes(adapters: Sequence[Adapter]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for adapter in adapters:
         for name in adapter.names():
@@ -91,45 +189,27 @@ def _of_adapters(
                     f"'{name}' is {list(adapter.shape(name))} in {adapter.folder} but "
                     f"{list(shapes[name])} in another; adapters of different models cannot be compared"
                 )
-    values = {name: a.value_shape(name) for a in adapters for name in a.values}
-    needs = next((a for a in adapters if a.values or any(map(a.is_dora, a.names()))), None)
-    if needs is not None and base is None:
-        raise MergeError(
-            f"{needs.folder} stores whole tensors or DoRA, whose deltas depend on the base; name it"
-        )
-    tensors = weight_names(shapes, base) if base is not None else {}
-    places = tensor_names(values, base) if base is not None else {}
-
-    def module(name: str) -> Deltas:
-        found = [a.factors(name) if name in k else None for a, k in zip(adapters, known, strict=True)]
-        return _of_factors(name, shapes[name], found, names, base, tensors.get(name, ""))
-
-    def whole(name: str) -> Deltas:
-        shape = matrix_shape(values[name])
-        readers = [_whole(a, name, shape[1]) if name in a.values else None for a in adapters]
-        return Deltas(name=name, shape=shape, readers=readers, models=names, base=base, tensor=places[name])
-
-    return [*(partial(module, name) for name in shapes), *(partial(whole, name) for name in values)]
 
 
 def _of_factors(
     name: str,
-    shape: Sequence[int],
+    shape: tuple[int, int],
     found: Sequence[Factors | None],
     models: Sequence[str],
     base: Checkpoint | None,
     tensor: str,
+    checked: bool,
 ) -> Deltas:
     for factors, model in zip(found, models, strict=True):
-        if factors is not None and not (is_finite(factors.a) and is_finite(factors.b)):
+        if checked and factors is not None and not (is_finite(factors.a) and is_finite(factors.b)):
             raise MergeError(f"'{name}' of {model} holds values that are not finite; the adapter is damaged")
     low = all(f is None or f.magnitude is None for f in found)
     readers = [
         None if f is None else _low_rank(f) if f.magnitude is None else _dora(f, base, tensor) for f in found
     ]
     return Deltas(
-        name=name, shape=matrix_shape(shape), readers=readers, models=models,
-        base=None if low else base, tensor=tensor, factors=found if low else None,
+        name=name, shape=shape, readers=readers, models=models, base=None if low else base, tensor=tensor,
+        factors=found if low else None, checked=checked,
     )  # fmt: skip
 
 
@@ -146,9 +226,10 @@ def _of_models(
     def tensor(name: str) -> Deltas:
         shape = matrix_shape(base.shape(name))
         readers: list[Reader | None] = []
-        for source, own, model in zip(full, places, names, strict=True):
+        for source, own, model, adapter in zip(full, places, names, models, strict=True):
             if source is None:
-                readers.append(own[name](shape[1]) if name in own else None)
+                assert isinstance(adapter, Adapter)
+                readers.append(_of_adapter(adapter, base, name, own[name], shape[1]) if name in own else None)
             elif source.shape(name) != base.shape(name):
                 raise MergeError(
                     f"'{name}' is {list(source.shape(name))} in {model} but {list(base.shape(name))} in "
@@ -161,17 +242,27 @@ def _of_models(
     return [partial(tensor, name) for name in wanted]
 
 
-def _places(adapter: Adapter, base: Checkpoint) -> Mapping[str, Callable[[int], Reader]]:
-    """Return, by the base's tensors, what opens an adapter's delta given the width of a row."""
+def _places(adapter: Adapter, base: Checkpoint) -> Mapping[str, str]:
+    """Return, by the base's tensors, what an adapter calls those that it changes, but for biases."""
     shapes = {name: adapter.shape(name) for name in adapter.names()}
     values = {name: adapter.value_shape(name) for name in adapter.values}
+    weights = {tensor: name for name, tensor in weight_names(shapes, base).items()}
+    return weights | {tensor: name for name, tensor in tensor_names(values, base).items()}
 
-    def module(name: str, tensor: str, width: int) -> Reader:
-        factors = adapter.factors(name)
-        return _low_rank(factors) if factors.magnitude is None else _dora(factors, base, tensor)
 
-    found = {t: partial(module, name, t) for name, t in weight_names(shapes, base).items()}
-    return found | {t: partial(_whole, adapter, name) for name, t in tensor_names(values, base).items()}
+def _of_adapter(adapter: Adapter, base: Checkpoint, tensor: str, name: str, width: int) -> Reader:
+    """Return what reads an adapter's delta of the base's ``tensor``, which the adapter calls ``name``."""
+    if name in adapter.values:
+        return _whole(adapter, name, width)
+    factors = adapter.factors(name)
+    if tensor.endswith(".bias"):
+        assert factors.bias is not None
+        return _rows_of(factors.bias)
+    return _low_rank(factors) if factors.magnitude is None else _dora(factors, base, tensor)
+
+
+def _rows_of(change: Tensor) -> Reader:
+    return lambda begin, end, ground: change[begin:end].float().view(-1, 1)
 
 
 def _low_rank(factors: Factors) -> Reader:

@@ -7,49 +7,35 @@ at a time, so that the memory does not depend on the models.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from mergers._deltas import Deltas, adapter_shapes, has, of_adapters, of_sources
 from mergers._differences import Diff, Figures
 from mergers._groups import group_of, towers_of
 from mergers._sources import Source, tied_name
+from mergers._subspaces import pieces
 from mergers._threads import one_torch_thread
 from studio.adapters import Adapter, is_adapter, read_adapter
 from studio.assets import find_model
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.log import Log, QuietLog
-from studio.module_names import tensor_names, weight_names
 from studio.tensorfile import TORCH_NAMES
 
 #: Elements that are read of a tensor at a time.
 STRETCH = 1 << 20
 
-#: Reads the elements begin <= i < end of a flattened tensor.
-Reader = Callable[[int, int], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One tensor on both sides: its name, how many elements it has, and what opens the two readers."""
-
-    name: str
-    numel: int
-    opened: Callable[[], tuple[Reader, Reader]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """All that is compared, and what is not."""
+    """All that is compared, by tensor name, and what is not."""
 
-    pairs: Sequence[Pair]
+    pairs: Mapping[str, Callable[[], Deltas]]
     towers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     only_one: tuple[str, ...] = ()
     only_two: tuple[str, ...] = ()
@@ -88,8 +74,8 @@ def diff(
     log.stage("diff", len(sides.pairs), "tensors")
     groups: dict[str, Figures] = {}
     with one_torch_thread():
-        for pair in sides.pairs:
-            groups.setdefault(_label(pair.name, sides.towers), Figures()).join(_figures(pair))
+        for name, opened in sides.pairs.items():
+            groups.setdefault(_label(name, sides.towers), Figures()).join(_figures(opened()))
             log.advance(1)
     return Diff(
         one=str(one),
@@ -101,12 +87,13 @@ def diff(
     )
 
 
-def _figures(pair: Pair) -> Figures:
-    first, second = pair.opened()
-    found = Figures(tensors=1)
-    for begin in range(0, pair.numel, STRETCH):
-        end = min(begin + STRETCH, pair.numel)
-        found.add(first(begin, end).float().reshape(-1), second(begin, end).float().reshape(-1))
+def _figures(pair: Deltas) -> Figures:
+    """Return the figures of one tensor on both sides; an absent one, or no second side, is zero."""
+    found, (height, width) = Figures(tensors=1), pair.shape
+    for begin, end in pieces(height, width, STRETCH):
+        zero = torch.zeros((end - begin) * width)
+        sides = [zero if part is None else part.reshape(-1) for part in pair.rows(begin, end)]
+        found.add(sides[0], sides[1] if len(sides) > 1 else zero)
     found.changed = int(found.apart > 0 or found.odd > 0)
     return found
 
@@ -132,10 +119,11 @@ def _source(side: str | Path, donor: Checkpoint) -> Source:
 
 def _of_models(donor: Checkpoint, sources: Sequence[Source], changes: bool) -> Sides:
     """Return the donor's tensors as the sides have them, or with ``changes`` what they changed of it."""
-    pairs, skipped = [], []
+    pairs: dict[str, Callable[[], Deltas]] = {}
+    skipped = []
     missing: list[list[str]] = [[], []]
     for name in donor.names():
-        here = [_here(source, name) for source in sources]
+        here = [has(source, name) for source in sources]
         for side, found in enumerate(here):
             if not found and sources[side].checkpoint is not None:
                 missing[side].append(name)
@@ -147,7 +135,7 @@ def _of_models(donor: Checkpoint, sources: Sequence[Source], changes: bool) -> S
         ):
             skipped.append(name)
             continue
-        pairs.append(Pair(name=name, numel=entry.numel, opened=partial(_open, donor, sources, name, changes)))
+        pairs[name] = of_sources(sources, name, changes=changes)
     extra = [_extra(source, donor) for source in sources] + [[]]
     return Sides(
         pairs=pairs,
@@ -158,38 +146,10 @@ def _of_models(donor: Checkpoint, sources: Sequence[Source], changes: bool) -> S
     )
 
 
-def _open(donor: Checkpoint, sources: Sequence[Source], name: str, changes: bool) -> tuple[Reader, Reader]:
-    def side(source: Source) -> Reader:
-        if not _here(source, name):
-            return _nothing
-        values = source.reader(name)
-
-        def read(begin: int, end: int) -> Tensor:
-            ground = donor.read_flat(name, begin, end).float() if changes else None
-            found = values(begin, end, ground).float()
-            return found if ground is None else found - ground
-
-        return read
-
-    first = side(sources[0])
-    return first, side(sources[1]) if len(sources) > 1 else _nothing
-
-
-def _here(source: Source, name: str) -> bool:
-    try:
-        return source.has(name)
-    except MergeError:  # a full model that lacks it
-        return False
-
-
 def _extra(source: Source, donor: Checkpoint) -> list[str]:
     """Return what a full model has beyond the donor; a second copy of a tied tensor is none."""
     found = source.checkpoint
     return [n for n in source.extra(donor) if found is not None and tied_name(found, n) is None]
-
-
-def _nothing(begin: int, end: int) -> Tensor:
-    return torch.zeros(end - begin)
 
 
 # Adapters by themselves.
@@ -198,34 +158,17 @@ def _nothing(begin: int, end: int) -> Tensor:
 def _of_adapters(adapters: Sequence[Adapter], base: str | Path | None) -> Sides:
     """Return the modules of both, an absent one as a zero delta."""
     ground = _ground(adapters, base)
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-    for adapter in adapters:
-        for name, shape in _tensors(adapter).items():
-            shapes.setdefault(name, []).append(shape)
-    pairs = [
-        Pair(name=name, numel=math.prod(own[0]), opened=partial(_open_deltas, adapters, name, ground))
-        for name, own in shapes.items()
-        if len(set(own)) == 1
-    ]
-    sets = [set(_tensors(adapter)) for adapter in adapters] + [set(shapes)]
+    pairs = of_adapters(adapters, ground, biases=True, checked=False)
+    first, *others = [adapter_shapes(adapter) for adapter in adapters]
+    second = others[0] if others else first
     family = next((adapter.family for adapter in adapters if adapter.family), "")
     return Sides(
         pairs=pairs,
         towers=towers_of(ground.config if ground is not None else {}, family),
-        only_one=tuple(name for name in shapes if name not in sets[1]),
-        only_two=tuple(name for name in shapes if name not in sets[0]),
-        skipped=tuple(name for name, own in shapes.items() if len(set(own)) > 1),
+        only_one=tuple(name for name in first if name not in second),
+        only_two=tuple(name for name in second if name not in first),
+        skipped=tuple(name for name in {**first, **second} if name not in pairs),
     )
-
-
-def _tensors(adapter: Adapter) -> dict[str, tuple[int, ...]]:
-    """Return the tensors that an adapter changes, by the model's names, with their shapes."""
-    found = {f"{name}.weight": adapter.shape(name) for name in adapter.names()}
-    for name in adapter.names():
-        if adapter.has_bias(name):
-            axis = 1 if adapter.kind(name) in ("transposed", "embedding") else 0
-            found[f"{name}.bias"] = (adapter.shape(name)[axis],)
-    return found | {name: adapter.value_shape(name) for name in adapter.values}
 
 
 def _ground(adapters: Sequence[Adapter], base: str | Path | None) -> Checkpoint | None:
@@ -234,40 +177,3 @@ def _ground(adapters: Sequence[Adapter], base: str | Path | None) -> Checkpoint 
     if not needs:
         return None
     return Checkpoint(base if base is not None else find_model(needs[0].base))
-
-
-def _open_deltas(adapters: Sequence[Adapter], name: str, base: Checkpoint | None) -> tuple[Reader, Reader]:
-    readers = [_delta(adapter, name, base) for adapter in adapters]
-    return readers[0], readers[1] if len(readers) > 1 else _nothing
-
-
-def _delta(adapter: Adapter, name: str, base: Checkpoint | None) -> Reader:
-    if name in adapter.values:
-        assert base is not None
-        place = tensor_names({name: adapter.value_shape(name)}, base)[name]
-        stored = adapter.stored(name)
-        return lambda begin, end: (
-            adapter.checkpoint.read_flat(stored, begin, end).float()
-            - base.read_flat(place, begin, end).float()
-        )
-    module, _, leaf = name.rpartition(".")
-    if module not in adapter.names() or (leaf == "bias" and not adapter.has_bias(module)):
-        return _nothing
-    factors = adapter.factors(module)
-    if leaf == "bias":
-        bias = factors.bias
-        assert bias is not None
-        return lambda begin, end: bias[begin:end]
-    if factors.magnitude is not None:
-        assert base is not None
-        whole = factors.delta(base.read(weight_names({module: factors.shape}, base)[module])).reshape(-1)
-        return lambda begin, end: whole[begin:end]
-    columns = factors.a.shape[1]
-
-    def rows(begin: int, end: int) -> Tensor:
-        first, last = begin // columns, -(-end // columns)
-        return (factors.b[first:last] @ factors.a).reshape(-1)[
-            begin - first * columns : end - first * columns
-        ]
-
-    return rows

@@ -107,6 +107,44 @@ def test_an_adapter_is_what_it_changes_when_baked(tmp_path: Path) -> None:
     assert found.relative == pytest.approx(0.0, abs=1e-5)
 
 
+def test_every_kind_of_change_is_read_alike_from_an_adapter_and_from_the_model_it_makes(
+    tmp_path: Path,
+) -> None:
+    ground = _tensors(0) | {name.replace("weight", "bias"): torch.zeros(16) for name in NAMES[:2]}
+    base = _model(tmp_path / "base", ground)
+    draw = torch.Generator().manual_seed(3)
+
+    def factors(**more: Tensor) -> Factors:
+        a, b = torch.randn(2, 12, generator=draw), torch.randn(16, 2, generator=draw)
+        return Factors(a=a, b=b, shape=(16, 12), **more)
+
+    plain = {UP.format(0): factors(bias=torch.randn(16, generator=draw))}
+    plain[UP.format(1)] = factors(bias=torch.randn(16, generator=draw))
+    values = {"model.norm.weight": torch.randn(12, generator=draw)}
+    whole = write_adapter(tmp_path / "whole", plain, base=str(base), values=values)
+    longer = {UP.format(i): factors(magnitude=torch.rand(16, generator=draw) + 1) for i in (0, 10)}
+    dora = write_adapter(tmp_path / "dora", longer, base=str(base))
+    models = []
+    for adapter in (whole, dora):
+        models.append(tmp_path / f"{adapter.name}-baked")
+        bake(adapter, models[-1], bases=[base])
+    found, truth = diff(whole, dora, base=base), diff(*models, base=base)
+    mixed = diff(whole, models[1], base=base)
+    assert found.total.tensors == 6  # the third weight, too, which only one of them changes
+    for name in ("apart", "one", "two", "product", "largest"):
+        expected = pytest.approx(getattr(truth.total, name), rel=1e-4, abs=1e-4)
+        assert getattr(found.total, name) == expected
+        assert getattr(mixed.total, name) == expected
+
+
+def test_a_damaged_adapter_is_counted_and_not_refused(tmp_path: Path) -> None:
+    good = _adapter(tmp_path / "good", 0)
+    factors = read_adapter(good).factors(UP.format(0))
+    factors.a[0, 0] = math.nan
+    bad = write_adapter(tmp_path / "bad", {UP.format(0): factors}, base="")
+    assert diff(good, bad).groups["llm.layers.0"].odd == 16
+
+
 def test_tensors_longer_than_a_stretch_and_odd_values_are_counted(tmp_path: Path) -> None:
     one = {
         "model.long": torch.ones(STRETCH + 5),
