@@ -56,25 +56,35 @@ def _opened(path: Path) -> Iterator[Any]:
             yield _Bounded(raw, size)
 
 
-def members(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yield name, size and a readable file for every file in a tar file (plain or gzip), in order.
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what reading a tar file raises into one sentence.
 
     Raises:
-        DataError: if it is damaged, or holds a link, a device, a name that leads out, or a bomb.
+        DataError: if the file is damaged, cannot be read, or means harm.
     """
     try:
-        with _opened(path) as raw, tarfile.open(fileobj=raw, mode="r:", errorlevel=1) as archive:
-            for member in archive:
-                forget(archive)
-                _require_harmless(member)
-                if member.isfile():
-                    yield member.name.removeprefix("./"), member.size, archive.extractfile(member)
+        yield
+    except DataError:
+        raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise DataError(f"tar file '{path}': {error}") from None
-        raise DataError(f"tar file '{path}' is damaged ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"the tar file is damaged ({' '.join(str(error).split())[:200]})") from None
     except OSError as error:
-        raise DataError(f"tar file '{path}' cannot be read ({error.strerror or error})") from None
+        raise DataError(f"the tar file cannot be read ({error.strerror or error})") from None
+
+
+def members(path: Path) -> Iterator[tuple[str, int, Any]]:
+    """Yield name, size and a readable file for every file in a tar file (plain or gzip); see `told`.
+
+    Raises:
+        DataError: if it holds a link, a device, a name that leads out, or a bomb.
+    """
+    with _opened(path) as raw, tarfile.open(fileobj=raw, mode="r:", errorlevel=1) as archive:
+        for member in archive:
+            forget(archive)
+            _require_harmless(member)
+            if member.isfile():
+                yield member.name.removeprefix("./"), member.size, archive.extractfile(member)
 
 
 def forget(archive: tarfile.TarFile) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studio.data.formats._ledger import Ledger, decoded
+from studio.data.formats._ledger import Held, Ledger, decoded
 from studio.data.formats._rows import Values
 from studio.errors import DataError, unknown
 
@@ -59,6 +59,8 @@ def path(value: Any, key: str, ledger: Ledger) -> str:
         DataError: if it is something else.
     """
     name = ""
+    if isinstance(value, Held):
+        return value
     if isinstance(value, dict):
         told = value.get("path")
         name = told if isinstance(told, str) else ""

@@ -23,7 +23,8 @@ from studio.data.formats._ledger import Held, Ledger, kind
 from studio.data.formats._look import data_files
 from studio.data.formats._rows import Values, samples_of
 from studio.data.formats._tags import listed
-from studio.data.formats._tar import forget, members, unpack
+from studio.data.formats._tar import forget, members, told, unpack
+from studio.data.parquet import columns, native
 from studio.data.rows import row_of
 from studio.errors import DataError
 from studio.types import Sample, Text
@@ -57,25 +58,31 @@ def read(path: Path, ledger: Ledger) -> Iterator[Sample]:
 def _rows(path: Path, ledger: Ledger) -> Iterator[Any]:
     """Yield the files of every sample by what follows its name, or the `DataError` it gave."""
     try:
-        for key, files in groupby(members(path), lambda member: _split(member[0])[0]):
-            found: Values = {"": key}
-            problem = None
-            for name, size, file in files:
-                ending = _split(name)[1]
-                try:
-                    if ending in found or len(found) > _MOST:
-                        raise DataError(f"sample '{key}' has two files '{ending}' or more than {_MOST}")
-                    if kind(name):
-                        found[ending] = unpack(Path(name).name, size, file, ledger)
-                    elif ending == "json" or ending in _TEXTS:
-                        found[ending] = _text(name, size, file)
-                    else:
-                        raise DataError(f"'{name}' is no picture, no sound, no text and no JSON")
-                except DataError as error:
-                    problem = problem or error
-            yield problem or found
+        with told():
+            for key, files in groupby(members(path), lambda member: _split(member[0])[0]):
+                yield _sample(key, files, ledger)
     except DataError as error:
         yield error
+
+
+def _sample(key: str, files: Iterable[tuple[str, int, Any]], ledger: Ledger) -> Values | DataError:
+    """Return the files of one sample; all of them are read, so that the next sample begins after them."""
+    found: Values = {"": key}
+    problem = None
+    for name, size, file in files:
+        ending = _split(name)[1]
+        try:
+            if ending in found or len(found) > _MOST:
+                raise DataError(f"sample '{key}' has two files '{ending}', or more than {_MOST}")
+            if kind(name):
+                found[ending] = unpack(Path(name).name, size, file, ledger)
+            elif ending == "json" or ending in _TEXTS:
+                found[ending] = _text(name, size, file)
+            else:
+                raise DataError(f"'{name}' is no picture, no sound, no text and no JSON")
+        except DataError as error:
+            problem = problem or error
+    return problem or found
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -97,26 +104,27 @@ def _text(name: str, size: int, file: Any) -> str:
 def _decode(found: Values, ledger: Ledger) -> Values:
     """Return the row of ours for the files of one sample."""
     key = found.pop("")
-    told: Any = {}
+    more: Any = {}
     if "json" in found:
         try:
-            told = json.loads(found.pop("json"))
+            more = json.loads(found.pop("json"))
         except (ValueError, RecursionError):
             raise DataError(f"'{key}.json' is not valid JSON") from None
-        if not isinstance(told, dict):
+        if not isinstance(more, dict):
             raise DataError(f"'{key}.json' must hold one object")
     media = {ending: value for ending, value in found.items() if isinstance(value, Held)}
     texts = {ending: value for ending, value in found.items() if ending not in media}
-    if "messages" in told:
-        return _own(told, media, texts, key)
+    if "messages" in more:
+        return _own(more, media, texts, key)
     for text in texts.values():
-        told = {"answer": text.removesuffix("\n")} | told
+        more = {"answer": text.removesuffix("\n")} | more
     named = {what: [place for place in media.values() if kind(place) == what] for what in ("image", "audio")}
-    return _columns.decode(told | {what: places for what, places in named.items() if places}, ledger)
+    return _columns.decode(more | {what: places for what, places in named.items() if places}, ledger)
 
 
 def _own(row: Values, media: dict[str, Held], texts: Values, key: str) -> Values:
     left = dict(media)
+    row = native(row)  # one type in each column, as readers by column want it
 
     def part(value: Any) -> Any:
         if isinstance(value, dict) and "path" in value:
@@ -149,7 +157,7 @@ def write(samples: Iterable[Sample], folder: Path, split: str, ledger: Ledger) -
         for sample in samples:
             with ledger.row(sample.where):
                 row, media = _named(sample)
-                files = {"json": json.dumps(row, ensure_ascii=False).encode()}
+                files = {"json": json.dumps(columns(row), ensure_ascii=False).encode()}
                 if sample.answer and sample.answer[0] != "\ufeff":
                     files["txt"] = sample.answer.encode()
                 shards.add(f"{count:06d}", files, media)
