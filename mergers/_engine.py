@@ -67,7 +67,7 @@ def merge(
             report = _finish(planned, opened, folder, replace(report, out=out))
     else:
         key = merge_key(planned, opened, ranks.device)
-        with workspace(out, key) as (folder, journal), _threads_for(planned, opened, ranks):
+        with workspace(out, key) as (folder, journal), threads_for(planned, opened, ranks):
             report = _models.merge_models(planned, opened, folder, log, journal, ranks, host)
             if spec.selftest:
                 log.say(selftest(folder, Path(planned.donor), str(out)))
@@ -77,7 +77,7 @@ def merge(
     return report
 
 
-def _threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:
+def threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:
     """Return what torch needs around the work, and nothing where NumPy can do it: torch takes a while."""
     used = {step.method for step in planned.steps if step.method}
     if opened.adapters or planned.spec.recipe is not None or ranks.device != "cpu":

@@ -92,7 +92,6 @@ def _write_share(spec: MergeSpec, ranks: Ranks, guest: Guest) -> None:
     try:
         from mergers import _engine, _models
         from mergers._resume import Journal, journal_of, merge_key
-        from mergers._threads import one_torch_thread
 
         folder, key, names = guest.wait()
         # What takes reading whole files has been checked.
@@ -104,7 +103,8 @@ def _write_share(spec: MergeSpec, ranks: Ranks, guest: Guest) -> None:
                 "the same folders and the same versions"
             )
         try:
-            with closing(Journal(journal_of(folder, ranks.rank))) as journal, one_torch_thread():
+            journal = Journal(journal_of(folder, ranks.rank))
+            with closing(journal), _engine.threads_for(planned, opened, ranks):
                 _models.write_share(planned, opened, folder, names, journal, guest)
         except FileNotFoundError:
             if folder.exists():
