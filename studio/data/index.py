@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import overload
 
 from studio.data.jsonl import bare_line, samples
-from studio.data.rows import Folder, read_row
+from studio.data.parquet import parquet_row
+from studio.data.rows import Folder, read_row, sample_of
 from studio.errors import DataError
 from studio.types import Sample
 
@@ -18,11 +19,12 @@ MARKS = 1 << 16
 
 
 class Rows(Sequence[Sample]):
-    """The rows of a ``.jsonl`` file as a sequence: checked once from end to end, then read one at a time.
+    """The rows of a data file as a sequence: checked once from end to end, then read one at a time.
 
     The index holds the byte offset and the line number of every ``step``-th row, at most `MARKS` of them;
     when they are full, every second one is dropped and ``step`` doubles. Reading a row skips less than
-    ``step`` lines: none up to 65,536 rows, at most 15 in a file of a million.
+    ``step`` lines: none up to 65,536 rows, at most 15 in a file of a million. A Parquet file is its own
+    index: reading a row reads its row group.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -36,8 +38,9 @@ class Rows(Sequence[Sample]):
         self._folder = Folder(self.path.parent)
         self._offsets, self._lines = array("Q"), array("Q")
         self._count = 0
+        self._parquet = self.path.suffix == ".parquet"
         for sample, offset in samples_with_offsets(self.path):
-            if self._count % self.step == 0:
+            if not self._parquet and self._count % self.step == 0:
                 self._mark(offset, sample.line)
             self._count += 1
         self._stamp = _stamp(self.path)
@@ -73,6 +76,8 @@ class Rows(Sequence[Sample]):
             raise IndexError(f"row {at} of {self._count}")
         if _stamp(self.path) != self._stamp:
             raise DataError(f"data file '{self.path}' was changed while it was in use")
+        if self._parquet:
+            return sample_of(parquet_row(self.path, place), self._folder, self.path, place + 1)
         mark, left = divmod(place, self.step)
         with open(self.path, "rb") as file:
             file.seek(self._offsets[mark])
@@ -91,8 +96,8 @@ class Rows(Sequence[Sample]):
 
 
 def samples_with_offsets(path: Path) -> Iterator[tuple[Sample, int]]:
-    """Yield every sample of a ``.jsonl`` file with the byte offset at which its line begins."""
-    offsets: list[int] = []
+    """Yield every sample of a data file with the byte offset at which its line begins (0 in Parquet)."""
+    offsets = [0]
 
     def begins(offset: int) -> None:
         offsets[:] = [offset]

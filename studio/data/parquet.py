@@ -44,6 +44,28 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         yield number, native(row)
 
 
+def parquet_row(path: Path, at: int) -> Any:
+    """Return the values of row ``at``, from 0, of a Parquet file of our own rows; reads its row group.
+
+    Raises:
+        DataError: if the file cannot be read as Parquet, or has no such row.
+    """
+    pa = arrow()
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            left = at
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if left < rows:
+                    return native(file.read_row_group(group, use_threads=False).slice(left, 1).to_pylist()[0])
+                left -= rows
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"data file '{path}' cannot be read ({_reason(error)})") from None
+    raise DataError(f"data file '{path}' has no row {at}")
+
+
 def table_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a ``.parquet`` or ``.arrow`` file (stream or file form) as Python values.
 

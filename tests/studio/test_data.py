@@ -359,6 +359,9 @@ def test_parquet_rows_are_the_same_rows(folder: Path) -> None:
     pq.write_table(table, folder / "b.parquet")
     for plain, back in zip(load_data(write(folder, *rows)), load_data(folder, "b"), strict=True):
         assert back == dataclasses.replace(plain, file=folder / "b.parquet")
+    pq.write_table(table, folder / "b.parquet", row_group_size=2)
+    indexed = Rows(folder / "b.parquet")
+    assert [indexed[at] for at in (-1, 0, 1)] == [load_data(folder, "b")[at] for at in (-1, 0, 1)]
 
 
 def test_a_wrong_parquet_row_is_named_and_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:

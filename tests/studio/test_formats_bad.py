@@ -137,6 +137,7 @@ def test_an_array_that_breaks_off_is_told_with_its_line(data: Path) -> None:
     assert "not valid JSON" in said
     (data / "train.json").write_text(text[: text.rfind("]")])
     assert "the file ends inside the JSON array" in refused(data)
+    assert refused(data, skip=9).endswith("(--skip-bad is for rows: the file's end is missing)")
 
 
 def test_a_table_whose_rows_do_not_fit_its_header_is_told(data: Path) -> None:

@@ -36,6 +36,10 @@ PICTURE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", 
 SOUND_SUFFIXES = frozenset([".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"])
 
 
+class Torn(DataError):
+    """A file that cannot be read on: no count of rows to skip can cover what it still held."""
+
+
 class Held(str):
     """The path of a medium that was unpacked out of a container; no text in a data file can be one."""
 
@@ -57,13 +61,14 @@ class Ledger:
         """
         self.scratch, self.media, self.skip, self.link = scratch, media, skip, link
         self.refused: list[str] = []
-        self.count = self.good = self.spilled = 0
+        self.count = self.good = self.spilled = self.torn = 0
         self.root = media
         self.unseen: set[str] = set()
 
     def refuse(self, where: str, problem: object) -> None:
         """Note that the row at ``where`` (file:line) cannot be used, and why."""
         self.count += 1
+        self.torn += isinstance(problem, Torn)
         if len(self.refused) < max(self.skip, SHOWN):
             self.refused.append(f"{where}: {problem}")
 
@@ -81,10 +86,11 @@ class Ledger:
         """Say whether the rows that were refused are too many.
 
         Raises:
-            DataError: if they are more than may be skipped, or no row was good.
+            DataError: if they are more than may be skipped, a file could not be read on, or no row was good.
         """
-        if self.count > self.skip:
+        if self.count > self.skip or self.torn:
             more = f" (--skip-bad {self.skip} allows no more)" if self.skip else ""
+            more = " (--skip-bad is for rows: the file's end is missing)" if self.skip and self.torn else more
             raise DataError(together(self.refused[:SHOWN], self.count, "rows", self.count + self.good) + more)
         if not self.good:
             raise DataError(

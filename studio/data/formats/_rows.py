@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.data.formats._copies import Copies
-from studio.data.formats._ledger import Ledger
+from studio.data.formats._ledger import Ledger, Torn
 from studio.data.jsonl import bare_line
 from studio.data.parquet import full, table_rows
 from studio.data.rows import row_of, sample_of
@@ -81,7 +81,7 @@ def _array(path: Path) -> Iterator[tuple[int, Any]]:
                 ended = not more
                 if ended and not text:
                     if opened:
-                        yield line, DataError("the file ends inside the JSON array")
+                        yield line, Torn("the file ends inside the JSON array")
                     return
                 text += more
                 if more:
@@ -94,10 +94,10 @@ def _array(path: Path) -> Iterator[tuple[int, Any]]:
                     ended, text = not more, text + more
                     continue
                 at_line = line + text.count("\n", 0, error.pos)
-                yield at_line, DataError(f"not valid JSON ({error.msg}); the rest of the file is not read")
+                yield at_line, Torn(f"not valid JSON ({error.msg}); the rest of the file is not read")
                 return
             except (ValueError, RecursionError):
-                yield line, DataError("not valid JSON (too deep, or a number is too long)")
+                yield line, Torn("not valid JSON (too deep, or a number is too long)")
                 return
             yield line, row
             line += text.count("\n", 0, end)

@@ -12,7 +12,7 @@ from typing import Any
 from studio.data.formats._columns import COLUMNS, decode, encode, meaning, reason
 from studio.data.formats._copies import Copies
 from studio.data.formats._kept import NAMES
-from studio.data.formats._ledger import Ledger
+from studio.data.formats._ledger import Ledger, Torn
 from studio.data.formats._look import data_files
 from studio.data.formats._rows import KEY, Values, encoded, samples_of
 from studio.errors import DataError
@@ -53,7 +53,7 @@ def cells(file: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                yield line, DataError(f"not a row of cells ({error})")
+                yield line, Torn(f"not a row of cells ({error})")
                 return
             if row is None:
                 return

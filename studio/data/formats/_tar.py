@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from studio.data.formats._ledger import MAX_MEDIUM, Held, Ledger
+from studio.data.formats._ledger import MAX_MEDIUM, Held, Ledger, Torn
 from studio.errors import DataError
 
 _BLOCK = 1 << 20
@@ -61,16 +61,16 @@ def told() -> Iterator[None]:
     """Turn what reading a tar file raises into one sentence.
 
     Raises:
-        DataError: if the file is damaged, cannot be read, or means harm.
+        Torn: if the file is damaged, cannot be read, or means harm.
     """
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        raise Torn(str(error)) from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError) as error:
-        raise DataError(f"the tar file is damaged ({' '.join(str(error).split())[:200]})") from None
+        raise Torn(f"the tar file is damaged ({' '.join(str(error).split())[:200]})") from None
     except OSError as error:
-        raise DataError(f"the tar file cannot be read ({error.strerror or error})") from None
+        raise Torn(f"the tar file cannot be read ({error.strerror or error})") from None
 
 
 def members(path: Path) -> Iterator[tuple[str, int, Any]]:
