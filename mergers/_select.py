@@ -97,12 +97,8 @@ def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
             elif not split.above < ks[i] <= split.above + split.between:
                 sides[i] = (high, math.inf) if ks[i] <= split.above else (-1.0, low)
             else:
-                middle = split.middle()
-                threshold = low if low == high else _kth(middle, ks[i] - split.above)
-                equal = split.between if low == high else _count(middle == threshold)
-                wanted = ks[i] - split.above - (0 if low == high else _count(middle > threshold))
-                cuts[i] = Cut(threshold, ALL)
-                if equal != wanted:
+                cuts[i], wanted = _cut_between(split, ks[i] - split.above, low, high)
+                if wanted:
                     ties[i] = wanted
     found = []
     for i, (one, k) in enumerate(zip(cuts, ks, strict=True)):
@@ -110,6 +106,19 @@ def survey_cuts(look: Look, ks: Sequence[int]) -> tuple[Cut, ...]:
             one, ties[i] = _bisect(look, i, k)
         found.append(one)
     return tuple(_place_ties(look, found, ties) if ties else found)
+
+
+def _cut_between(split: _Split, k: int, low: float, high: float) -> tuple[Cut, int]:
+    """Return the cut that keeps the ``k`` largest that lie between, and how many ties are yet to place."""
+    if low == high:
+        return Cut(low, ALL), 0 if split.between == k else k
+    middle = split.middle()
+    threshold = _kth(middle, k)
+    equal = middle == threshold
+    wanted = k - _count(middle > threshold)
+    if _count(equal) == wanted:
+        return Cut(threshold, ALL), 0
+    return Cut(threshold, int(joined(split.places)[_where(equal)[wanted - 1]])), 0
 
 
 def _bisect(look: Look, model: int, k: int) -> tuple[Cut, int]:
@@ -146,13 +155,12 @@ class _Split:
     between: int = 0
     seen: int = 0
     parts: list[Any] = field(default_factory=list)
+    places: list[Any] = field(default_factory=list)
     overflowed: bool = False
 
     def middle(self) -> Any:
         """Return what lies between, as one array or tensor."""
-        if not self.parts or isinstance(self.parts[0], np.ndarray):
-            return np.concatenate(self.parts) if self.parts else np.empty(0, np.float32)
-        return torch.cat(self.parts)
+        return joined(self.parts) if self.parts else np.empty(0, np.float32)
 
 
 def _split_scope(
@@ -163,7 +171,7 @@ def _split_scope(
     Where the two values are the same, as between many ties, nothing needs to be collected.
     """
     splits = {i: _Split() for i in models}
-    for _, deltas in look.pieces():
+    for place, deltas in look.pieces():
         for i, split in splits.items():
             if split.overflowed:
                 continue
@@ -174,10 +182,11 @@ def _split_scope(
                 split.above += _count(size > high)
                 split.between += _count(size == high)
                 continue
-            over, middle = _split(size, low, high)
+            over, where = _split(size, low, high)
             split.above += over
-            split.between += len(middle)
-            split.parts.append(middle)
+            split.between += len(where)
+            split.parts.append(size[where])
+            split.places.append(where + (place.offset + place.start))
             split.overflowed = split.between > CAP
     return splits
 
@@ -225,18 +234,23 @@ def _kth_largest(size: Any, k: int) -> float:
     count = len(size)
     if count > 4 * SAMPLE:
         low, high = _bracket(size[:: count // SAMPLE], k / count)
-        above, middle = _split(size, low, high)
-        if above < k <= above + len(middle):
-            return _kth(middle, k - above)
+        above, where = _split(size, low, high)
+        if above < k <= above + len(where):
+            return _kth(size[where], k - above)
     return _kth(size, k)
 
 
 def _split(size: Any, low: float, high: float) -> tuple[int, Any]:
-    """Return how many magnitudes exceed ``high``, and those from ``low`` to ``high``."""
+    """Return how many magnitudes exceed ``high``, and the indices of those from ``low`` to ``high``."""
     over = size > high
     middle = size >= low
     middle ^= over
-    return _count(over), size[_where(middle)]
+    return _count(over), _where(middle)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Return arrays or tensors one after the other."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(list(parts))
 
 
 def _count(mask: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -26,8 +26,9 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 #: Reads the elements begin <= i < end of a flattened tensor, given the base's values there.
 Reader = Callable[[int, int, "Tensor | None"], "Tensor"]
-#: The same with arrays, and None for a piece that is not finite.
-ArrayReader = Callable[[int, int, "Values | None"], "Values | None"]
+Stretches = Sequence[tuple[int, int]]
+#: Reads several such stretches, one after the other, as one array; None if not all of it is finite.
+ArrayReader = Callable[[Stretches, "Values | None"], "Values | None"]
 
 
 class Input(Protocol):
@@ -217,9 +218,14 @@ def arrays(source: Input, name: str) -> ArrayReader:
         return stored_arrays(*place)
     reader = source.reader(name)
 
-    def computed(begin: int, end: int, base: Values | None) -> Values | None:
-        found = reader(begin, end, None if base is None else torch.from_numpy(base))
-        wide: Values = (found if found.dtype == torch.float64 else found.float()).numpy()
+    def computed(stretches: Stretches, base: Values | None) -> Values | None:
+        found, place = [], 0
+        for begin, end in stretches:
+            ground = None if base is None else torch.from_numpy(base[place : place + end - begin])
+            found.append(reader(begin, end, ground))
+            place += end - begin
+        values = torch.cat(found) if len(found) > 1 else found[0]
+        wide: Values = (values if values.dtype == torch.float64 else values.float()).numpy()
         return wide if np.isfinite(wide).all() else None
 
     return computed
@@ -230,8 +236,9 @@ def stored_arrays(checkpoint: Checkpoint, name: str) -> ArrayReader:
     entry = checkpoint.entry(name)
     size = BITS[entry.kind] // 8
 
-    def read(begin: int, end: int, base: Values | None) -> Values | None:
-        raw = checkpoint.read_array(name, begin * size, end * size)
+    def read(stretches: Stretches, base: Values | None) -> Values | None:
+        parts = [checkpoint.read_array(name, begin * size, end * size) for begin, end in stretches]
+        raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return widen(raw, entry.kind) if sound(raw, entry.kind) else None
 
     return read

@@ -18,8 +18,9 @@ from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
+from mergers._select import joined
 from mergers._settings import takes_arrays
-from mergers._sources import Input, arrays, standing, stored, stored_arrays
+from mergers._sources import Input, Stretches, arrays, standing, stored, stored_arrays
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
 from studio.floats import WRITABLE, narrow, sound, widen
@@ -120,7 +121,7 @@ class Tensors:
         NumPy arrays where the method takes them and works on the processor, tensors otherwise.
         """
         if self._arrays:
-            return self._read_arrays(begin, end)
+            return self._read_arrays([(begin, end)])
         ground = self._ground(begin, end, None)
         if self.work.guarded and not is_finite(ground):
             raise _Infinite
@@ -132,13 +133,13 @@ class Tensors:
             found.append(values.to(self.work.device))
         return found, ground.to(self.work.device) if self.work.base is not None else None
 
-    def _read_arrays(self, begin: int, end: int) -> tuple[list[Any], Any]:
-        ground = self._array_ground(begin, end, None) if self._needs_ground else None
+    def _read_arrays(self, stretches: Stretches) -> tuple[list[Any], Any]:
+        ground = self._array_ground(stretches, None) if self._needs_ground else None
         if self._needs_ground and ground is None:
             raise _Infinite if self.work.guarded else self._damaged(str(self.work.donor.folder))
         found = []
         for reader, name in zip(self._array_readers, self.work.names, strict=True):
-            values = reader(begin, end, ground)
+            values = reader(stretches, ground)
             if values is None:
                 raise self._damaged(name)
             found.append(values)
@@ -174,9 +175,11 @@ class Tensors:
         """Return some of each model's deltas, from stretches spread over the tensor."""
         stretches = max(1, min(math.ceil(STRETCHES * share), -(-self.numel // STRETCH)))
         length = min(STRETCH, self.numel)
+        begins = [(self.numel - length) * i // max(1, stretches - 1) for i in range(stretches)]
+        if self._arrays:
+            return deltas(*self._read_arrays([(begin, begin + length) for begin in begins]))
         found: list[list[Any]] = [[] for _ in self.work.sources]
-        for i in range(stretches):
-            begin = (self.numel - length) * i // max(1, stretches - 1)
+        for begin in begins:
             for part, delta in zip(found, deltas(*self.read(begin, begin + length)), strict=True):
                 part.append(delta.reshape(-1))
         return [joined(parts) for parts in found]
@@ -304,11 +307,6 @@ def _squared(values: Any) -> float:
         return float(np.einsum("n,n->", values, values))
     flat = values.reshape(-1).float()
     return float(torch.dot(flat, flat))
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Return arrays or tensors one after the other."""
-    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(list(parts))
 
 
 def copy_tensor(
