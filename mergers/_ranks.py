@@ -21,7 +21,8 @@ class Ranks:
     """This process is number ``rank`` of ``world``, and number ``place`` of the ``local`` on its machine.
 
     ``launched`` says that something else has started the others, as torchrun does; otherwise rank 0 starts
-    them. ``device`` is cpu, cuda (of several processes each takes its own) or cuda:N.
+    them. ``device`` is cpu, cuda (of several processes each takes its own) or cuda:N; what cuda brings has
+    not been measured yet.
     """
 
     rank: int = 0
