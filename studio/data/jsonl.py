@@ -13,6 +13,8 @@ from studio.data.rows import Folder, read_row, row_of, sample_of
 from studio.errors import DataError, unknown
 from studio.types import Sample
 
+LONGEST = 64 << 20
+"""Longest line, in bytes: a file without line breaks is not read into memory."""
 SHOWN = 10
 """How many wrong rows one error tells in full; the rest is counted."""
 
@@ -89,7 +91,7 @@ def samples(path: Path | str, begins: Callable[[int], None] | None = None) -> It
         read: Callable[[Any, Folder, Path, int], Sample] = sample_of
         rows: Iterable[tuple[int, Any]] = parquet_rows(path)
     else:
-        read, rows = read_row, _lines(path, begins)
+        read, rows = read_row, text_lines(path, begins)
     try:
         for number, row in rows:
             try:
@@ -112,12 +114,21 @@ def samples(path: Path | str, begins: Callable[[int], None] | None = None) -> It
         raise DataError(f"data file '{path}' holds no samples")
 
 
-def _lines(path: Path, begins: Callable[[int], None] | None) -> Iterator[tuple[int, str | DataError]]:
-    """Yield the number and the text of every line that is not blank."""
-    offset = 0
+def text_lines(
+    path: Path, begins: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, str | DataError]]:
+    """Yield the number and the text of every line that is not blank, or the error it gave."""
+    offset = number = 0
     with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
+        while raw := file.readline(LONGEST):
+            number += 1
+            size = len(raw)
             try:
+                if size == LONGEST and raw[-1:] != b"\n":
+                    while (more := file.readline(LONGEST)) and more[-1:] != b"\n":
+                        size += len(more)
+                    size += len(more)
+                    raise DataError(f"the line is longer than {LONGEST} bytes")
                 line: str | DataError = bare_line(raw, number)
             except DataError as error:
                 line = error
@@ -125,7 +136,7 @@ def _lines(path: Path, begins: Callable[[int], None] | None) -> Iterator[tuple[i
                 if begins:
                     begins(offset)
                 yield number, line
-            offset += len(raw)
+            offset += size
 
 
 def bare_line(raw: bytes, number: int) -> str:

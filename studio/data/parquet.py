@@ -15,7 +15,9 @@ from typing import Any
 from studio.errors import DataError
 
 BATCH = 256
-"""Rows that stand in memory at once."""
+"""Rows that are written at once."""
+READ = 64
+"""Rows that stand in memory at once when they are read; those of other tools may hold their pictures."""
 _JSON = ("groups", "extra")
 
 
@@ -85,7 +87,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH, use_threads=False):
+        for batch in file.iter_batches(batch_size=READ, use_threads=False):
             yield from batch.to_pylist()
 
 
@@ -99,8 +101,8 @@ def _ipc(pa: Any, path: Path) -> Iterator[dict[str, Any]]:
         else:
             batches = pa.ipc.open_stream(file)
         for batch in batches:
-            for at in range(0, batch.num_rows, BATCH):
-                yield from batch.slice(at, BATCH).to_pylist()
+            for at in range(0, batch.num_rows, READ):
+                yield from batch.slice(at, READ).to_pylist()
 
 
 def schema() -> Any:

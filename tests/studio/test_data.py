@@ -221,6 +221,14 @@ def test_bytes_that_are_not_text_are_named_and_a_byte_order_mark_is_not_an_error
         load_data(path)
 
 
+def test_a_file_without_line_breaks_is_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.data.jsonl.LONGEST", 200)
+    said = error(tmp_path, PLAIN, "x" * 1000, PLAIN)
+    assert said == f"{tmp_path / 'train.jsonl'}:2: the line is longer than 200 bytes"
+
+
 def test_all_wrong_rows_are_told_together_the_first_ten_in_full(tmp_path: Path) -> None:
     said = error(tmp_path, PLAIN, *[{}] * 14, PLAIN)
     assert said.startswith("14 of 16 rows are wrong:")

@@ -11,7 +11,7 @@ from typing import Any
 
 from studio.data.formats._copies import Copies
 from studio.data.formats._ledger import Ledger, Torn
-from studio.data.jsonl import bare_line
+from studio.data.jsonl import text_lines
 from studio.data.parquet import full, table_rows
 from studio.data.rows import row_of, sample_of
 from studio.errors import DataError
@@ -41,14 +41,13 @@ def values(path: Path) -> Iterator[tuple[int, Any]]:
     elif path.suffix == ".json":
         yield from _array(path)
     else:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = bare_line(raw, number)
-                    if line:
-                        yield number, _parsed(line)
-                except DataError as error:
-                    yield number, error
+        for number, line in text_lines(path):
+            try:
+                if isinstance(line, DataError):
+                    raise line
+                yield number, _parsed(line)
+            except DataError as error:
+                yield number, error
 
 
 def _parsed(line: str) -> Any:

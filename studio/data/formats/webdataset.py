@@ -52,6 +52,8 @@ def tarfile_like(file: Path) -> bool:
 
 def read(path: Path, ledger: Ledger) -> Iterator[Sample]:
     """Yield the samples of one shard; the line of a sample is its number in the shard."""
+    if not tarfile_like(path):
+        raise DataError(f"'{path}' is no tar file; take it out of the folder")
     yield from samples_of(path, enumerate(_rows(path, ledger), start=1), ledger, _decode, path.parent)
 
 
