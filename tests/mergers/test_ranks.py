@@ -130,14 +130,12 @@ def test_workers_end_with_the_first_process_and_what_they_finished_counts(tmp_pa
         subprocess.Popen(command, env=_environment() | {"RANK": str(rank), "WORLD_SIZE": "2"})
         for rank in (0, 1)
     ]
-    _wait(out, lambda note: note.get("count", 0) > 1)
+    _wait(out, lambda note: note.get("count", 0) > 1 and min(_finished(out)) > 0)
     for process in both:
         process.kill()
         process.wait()
     assert not out.exists()
-    (folder,) = [path for path in out.parent.glob(".out.merge-*") if path != meeting_folder(out)]
-    finished = [len((folder / name).read_text().splitlines()) for name in (".journal", ".journal-1")]
-    assert min(finished) > 0
+    finished = _finished(out)
     killed = json.loads((meeting_folder(out) / "1.json").read_text())  # which nobody must listen to
 
     command = [sys.executable, "-m", "apps.cli", "merge", str(tmp_path / "again.yaml"), "-o", str(out)]
@@ -146,7 +144,7 @@ def test_workers_end_with_the_first_process_and_what_they_finished_counts(tmp_pa
         [*command, "--nproc", "2"], env=_environment(), stderr=subprocess.PIPE, text=True
     )
     _wait(out, lambda note: note["word"] != killed["word"] and note["state"] == "working")
-    (child,) = psutil.Process(parent.pid).children()
+    child = _worker_of(parent.pid)
     parent.kill()
     told = parent.communicate()[1]
     assert f"going on after {sum(finished)} of 84 tensors" in told
@@ -216,9 +214,7 @@ def test_memory_and_processors_are_divided_among_the_processes(tmp_path: Path) -
     enough = plan(MergeSpec.from_mapping(given | {"threads": 3, "max_ram": f"{4 * most}"}))
     assert threads_within(enough, method, ranks) == 3
     scarce = plan(MergeSpec.from_mapping(given | {"threads": 3, "max_ram": f"{most}"}))
-    with pytest.raises(
-        MergeError, match=r"GB that max_ram gives a process only 0\.00 are left"
-    ):
+    with pytest.raises(MergeError, match=r"GB that max_ram gives a process only 0\.00 are left"):
         threads_within(scarce, method, ranks)
 
 
@@ -241,13 +237,25 @@ def test_a_device_gives_the_same_bytes_every_time_and_the_processor_s_but_for_ro
         assert near.float().mean() > 0.999, tensor  # sums in another order may move a threshold
 
 
+def _finished(out: Path) -> list[int]:
+    """Return how many tensors each of two processes has noted as finished."""
+    (folder,) = [path for path in out.parent.glob(".out.merge-*") if path != meeting_folder(out)]
+    return [len((folder / name).read_text().splitlines()) for name in (".journal", ".journal-1")]
+
+
 def _kill_worker(out: Path) -> None:
     """Stop the only process that this one has started, and kill it when it is waited for."""
     _wait(out, lambda note: True)
-    (child,) = psutil.Process().children()
+    child = _worker_of(os.getpid())
     child.suspend()
     _wait(out, lambda note: "folder" in note, rank=0)
     child.kill()
+
+
+def _worker_of(process: int) -> psutil.Process:
+    """Return the only process that a merge has started."""
+    (child,) = (c for c in psutil.Process(process).children() if "mergers._children" in c.cmdline())
+    return child
 
 
 def _wait(out: Path, ready: Callable[[dict[str, Any]], bool], rank: int = 1, seconds: float = 60.0) -> None:
