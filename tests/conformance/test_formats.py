@@ -21,6 +21,7 @@ from studio.files import folder_hash
 from studio.media import save_sound
 
 NAMES = plugins.names("formats")
+SPOILT = 140
 ROW = {
     "messages": [
         {
@@ -118,7 +119,7 @@ def test_every_damage_to_what_was_written_is_one_sentence(name: str, data: Path,
         f for f in sorted((tmp_path / "whole").rglob("*")) if f.is_file() and f.suffix not in (".png", ".wav")
     ]
     draw = np.random.default_rng(7)
-    for at in range(24):
+    for at in range(SPOILT):
         file = files[at % len(files)]
         whole = file.read_bytes()
         spoilt = bytearray(whole)

@@ -103,6 +103,10 @@ def test_llama_factory_alpaca_with_input_and_history(data: Path) -> None:
     }
     name, (sample,) = converted(data, file="alpaca.json", rows=[row])
     assert name == "alpaca"
+    convert(data.parent / "out", data.parent / "again", "sharegpt")
+    told = json.loads((data.parent / "again" / "dataset_info.json").read_text())["alpaca"]
+    assert (told["file_name"], told["formatting"], told["ranking"]) == ("alpaca.jsonl", "sharegpt", False)
+    assert set(told["columns"]) == {"messages", "system", "images"}  # and none that no row has
     assert shape(sample) == [
         ("system", ["You translate."]),
         ("user", ["Hello."]),

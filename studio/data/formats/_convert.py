@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ _SHARD = re.compile(r"-\d+(-of-\d+)?$")
 _SHARDED = (".tar", ".tgz", ".gz", ".parquet", ".arrow")
 _WEAK = ("triptych", "sharegpt")  # what they look like is also what others look like in a row without media
 _EVERY = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,21 @@ def read(
     name = source or detect(path)[0]
     module = plugins.load(ROOM, name)
     for split, places in splits(module, Path(path)).items():
-        yield split, (sample for place in places for sample in module.read(place, ledger))
+        yield split, (sample for place in places for sample in _readable(module, place, ledger))
+
+
+def _readable(module: ModuleType, place: Path, ledger: Ledger) -> Iterator[Sample]:
+    """Yield the samples of one file or folder; what the system refuses to read is one sentence.
+
+    Raises:
+        DataError: if it cannot be read; an `OSError` about what is being written goes on as it is.
+    """
+    try:
+        yield from module.read(place, ledger)
+    except OSError as error:
+        if error.errno in _FULL or str(error.filename).startswith(str(ledger.scratch)):
+            raise
+        raise DataError(f"'{error.filename or place}' cannot be read ({error.strerror or error})") from None
 
 
 def convert(

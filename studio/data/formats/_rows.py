@@ -113,14 +113,9 @@ def first(path: Path) -> list[Values]:
         return []
 
 
-def read_rows(
-    path: Path, ledger: Ledger, decode: Callable[[Values, Ledger], Values], media: Path | None = None
-) -> Iterator[Sample]:
+def read_rows(path: Path, ledger: Ledger, decode: Callable[[Values, Ledger], Values]) -> Iterator[Sample]:
     """Yield the samples of a file whose rows ``decode`` turns into rows of ours."""
-    try:
-        yield from samples_of(path, values(path), ledger, decode, media or path.parent)
-    except OSError as error:
-        raise DataError(f"data file '{path}' cannot be read ({error.strerror})") from None
+    yield from samples_of(path, values(path), ledger, decode, path.parent)
 
 
 def samples_of(

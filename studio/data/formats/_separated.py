@@ -34,9 +34,10 @@ def detect(path: Path, suffix: str, delimiter: str) -> str | None:
 def header(file: Path, delimiter: str) -> list[str]:
     """Return the names of the columns; none if the file cannot be read."""
     try:
-        return next(iter(cells(file, delimiter)), (0, []))[1]
-    except (OSError, DataError):
+        _, names = next(cells(file, delimiter), (0, None))
+    except OSError:
         return []
+    return names if isinstance(names, list) else []
 
 
 def cells(file: Path, delimiter: str) -> Iterator[tuple[int, Any]]:

@@ -174,17 +174,16 @@ def only(turns: list[Values], key: str) -> str:
 
 def write(samples: Iterable[Sample], folder: Path, split: str, ledger: Ledger) -> int:
     """Write ``split``.jsonl, its media, and an entry in ``dataset_info.json``; return the number of rows."""
-    ranked = False
+    seen: set[str] = set()  # LLaMA-Factory stumbles over a column that is named and not there
 
     def one(row: Values) -> Values:
-        nonlocal ranked
-        ranked |= "chosen" in row
-        return encode(row)
+        made = encode(row)
+        seen.update(made)
+        return made
 
     count = write_rows(samples, folder, split, ledger, one)
-    columns = {key: COLUMNS[key] for key in ("messages", "system", "images", "audios")}
-    columns |= {key: key for key in ("chosen", "rejected") if ranked}
-    describe(folder, split, {"formatting": "sharegpt", "ranking": ranked, "columns": columns})
+    columns = {key: name for key, name in COLUMNS.items() if name in seen}
+    describe(folder, split, {"formatting": "sharegpt", "ranking": "chosen" in seen, "columns": columns})
     return count
 
 
