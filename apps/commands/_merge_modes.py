@@ -31,6 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="with --bake: measure the bases by this model, which has the adapter in it or was its base",
     )
+    group.add_argument(
+        "--quantised",
+        metavar="KIND",
+        help="with --bake: how the base was loaded for training: nf4, nf4-double, int8, or auto, which asks "
+        "--reference; the values of that are written to OUT-base",
+    )
     group.add_argument("--unmerge", metavar="EXPERT", help="take one expert out of a merge again")
     group.add_argument("--from", dest="source", metavar="MERGED", help="with --unmerge: the merge")
     group.add_argument(
@@ -125,6 +131,7 @@ def bake(options: argparse.Namespace) -> int:
         options.out,
         bases=bases,
         reference=reference,
+        quantised=options.quantised,
         allow=options.allow or (),
         log=best_log(),
         **_resources(options),
@@ -213,9 +220,9 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "verify": (verify, ()),
     "replay": (replay, ("out", "resume")),
     "extract_adapter": (extract, ("base", "rank", "out", "allow", "threads")),
-    "bake": (bake, ("base", "reference", "out", "allow", *SIZES, "resume")),
+    "bake": (bake, ("base", "reference", "quantised", "out", "allow", *SIZES, "resume")),
     "unmerge": (unmerge, ("source", "out", "allow", *SIZES, "resume")),
     "diff": (diff, ("base", "json")),
 }
 #: Options that no merge takes.
-OWN = ("reference", "source", "json")
+OWN = ("reference", "quantised", "source", "json")

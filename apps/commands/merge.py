@@ -31,6 +31,7 @@ EXAMPLE = (
     "triptych merge --replay runs/merged -o runs/again\n"
     "triptych merge --extract-adapter runs/full/model --base nano-omni --rank 16 -o runs/adapter\n"
     "triptych merge --bake runs/handwriting --base nano-omni -o runs/baked\n"
+    "triptych merge --bake runs/qlora --base models/full --quantised nf4-double -o runs/baked\n"
     "triptych merge --unmerge runs/textiles --from runs/merged -o runs/without\n"
     "triptych merge --diff runs/handwriting runs/textiles"
 )

@@ -183,6 +183,10 @@ def test_an_adapter_is_baked_and_compared(triptych: Call, experts: list[Path], m
     status, _, told = triptych("--bake", experts[0], "-o", "baked", "--max-ram", "4GB", "--shard-size", "1KB")
     assert status == 0, told
     assert Path("baked/model.safetensors.index.json").is_file()
+    status, _, told = triptych("--bake", experts[0], "-o", "four", "--quantised", "nf4")
+    assert (status, "off by" in told, "its values are in four-base" in told) == (0, True, True), told
+    status, _, told = triptych("--bake", experts[0], "-o", "none", "--quantised", "nf3")
+    assert (status, "did you mean 'nf4'?" in told) == (2, True), told
     status, shown, _ = triptych("--diff", model, "baked")
     assert status == 0
     lines = [line.split() for line in shown.splitlines()]

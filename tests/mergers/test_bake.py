@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mergers import MergeSpec, bake, merge
 from mergers._bake import choose_base
+from mergers._quantised import Values
 from studio.adapters import Factors, read_adapter, write_adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, MergeError
@@ -134,10 +135,11 @@ def test_without_a_record_a_reference_tells_the_base_apart(tmp_path: Path, kind:
         bake(adapter, reference, bases=[dequantised])
     else:
         reference = dequantised
-    candidates = [Checkpoint(plain), Checkpoint(dequantised)]
-    base, errors = choose_base(read_adapter(adapter), candidates, reference, False)
+    candidates = [Values(checkpoint=Checkpoint(folder)) for folder in (plain, dequantised)]
+    told = Values(checkpoint=Checkpoint(reference))
+    base, errors = choose_base(read_adapter(adapter), candidates, told, False)
     assert base.folder == dequantised
-    assert errors[str(plain)] > errors[str(dequantised)]
+    assert errors[str(plain)] > 1 > errors[str(dequantised)]
     with pytest.raises(MergeError, match="so 2 could be it; name one, or a --reference"):
         bake(adapter, tmp_path / "out", bases=[plain, dequantised])
 
