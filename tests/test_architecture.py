@@ -23,6 +23,7 @@ DOORS = {
     "accelerate": ("studio/training/", "recipes/"),
     "sqlalchemy": ("studio/store.py",),
     "pyarrow": ("studio/data/",),
+    "ray": ("studio/shardwork_ray.py",),
 }
 FILES = sorted(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))
 
