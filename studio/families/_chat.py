@@ -135,7 +135,8 @@ def encode(
     if supervise:
         batch["labels"] = torch.cat(labels)
     for key, values in tensors.items():
-        batch[key] = torch.cat(values, dim=join if isinstance(join, int) else join.get(key, 0))
+        along = join if isinstance(join, int) else join.get(key, 0)
+        batch[key] = values[0] if len(values) == 1 else torch.cat(values, dim=along)
     return batch
 
 

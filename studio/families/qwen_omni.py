@@ -41,15 +41,25 @@ def _media(processor: Any, segment: _chat.Segment) -> Batch:
         sampling_rate=extractor.sampling_rate,
         add_special_tokens=False,
         return_tensors="pt",
+        audio_kwargs={"max_length": _enough(extractor, max(map(len, sounds)))} if sounds else {},
     )
     batch: Batch = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
     if sounds:
-        # The extractor pads every clip to its whole window; the model only reads what the mask marks.
+        # The extractor pads every clip; the model only reads what the mask marks.
         longest = int(batch["feature_attention_mask"].sum(-1).max())
         batch["input_features"] = batch["input_features"][..., :longest]
         batch["feature_attention_mask"] = batch["feature_attention_mask"][..., :longest]
         batch.pop("num_audio_tokens", None)
     return batch
+
+
+def _enough(extractor: Any, samples: int) -> int:
+    """Return how many samples a clip is padded to, so that its frames are those of the whole window.
+
+    A frame reaches half a transform beyond its middle. The window may be 300 s, and the work grows with it.
+    """
+    hop, whole = int(extractor.hop_length), int(extractor.n_samples)
+    return min(-(-(samples + int(extractor.n_fft)) // hop) * hop, whole)
 
 
 def encode(processor: Any, sample: Sample, supervise: bool) -> Batch:

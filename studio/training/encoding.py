@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
 from studio.data import check_media, check_modalities
 from studio.data.identity import sample_key
@@ -27,10 +28,13 @@ from studio.data.lengths import Fit, Rules
 from studio.errors import DataError
 from studio.families._gauge import TOKENS, Gauge
 from studio.log import Log
+from studio.tensorfile import TORCH_NAMES, as_bytes, encode_header
 from studio.types import Batch, Sample
 
 #: Samples in one shard: few enough that a kill loses seconds, enough that files stay few.
 SHARD = 128
+#: torch's types as the shards' format names them.
+KINDS = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items()}
 
 
 class Encoded(Sequence[Batch]):
@@ -216,7 +220,7 @@ def _encode(gauge: Gauge, sample: Sample) -> Batch:
     if not bool((item["labels"] != -100).any()):
         raise DataError(f"{sample.where}: all labels are masked, so nothing would be learned from this row")
     for key, value in item.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not _finite(value):
             raise DataError(f"{sample.where}: '{key}' holds numbers that are not finite; check the medium")
     length = gauge.length_of(item)
     for modality, wanted in length.wanted.items():
@@ -228,6 +232,11 @@ def _encode(gauge: Gauge, sample: Sample) -> Batch:
     return item
 
 
+def _finite(value: Tensor) -> bool:
+    """Say whether all numbers are finite; their sum tells it in one pass, unless it is too large itself."""
+    return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
+
+
 def _write(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, int]) -> None:
     """Write a shard; it appears whole or not at all, but need not survive a power cut."""
     about: Mapping[str, Any] = {
@@ -237,12 +246,25 @@ def _write(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, 
         "rows": [row for row, _ in items],
         "fitted": dict(fitted),
     }
-    tensors = {
-        f"{at}/{key}": value.contiguous() for at, (_, item) in enumerate(items) for key, value in item.items()
-    }
+    # Wide types first: every tensor then begins at a multiple of its own width.
+    tensors = sorted(
+        (
+            (f"{at}/{key}", value.contiguous())
+            for at, (_, item) in enumerate(items)
+            for key, value in item.items()
+        ),
+        key=lambda pair: -pair[1].element_size(),
+    )
+    header = encode_header(
+        ((key, KINDS[value.dtype], tuple(value.shape)) for key, value in tensors),
+        {"about": json.dumps(about)},
+    )
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, part, metadata={"about": json.dumps(about)})
+        with open(part, "wb") as file:
+            file.write(header)
+            for _, value in tensors:
+                file.write(as_bytes(value))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
