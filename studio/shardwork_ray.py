@@ -56,9 +56,7 @@ def _ray(workers: int) -> Any:
         own = {"num_cpus": workers or None, "include_dashboard": False}
         more = {} if os.environ.get("RAY_ADDRESS") else own
         try:
-            ray.init(
-                log_to_driver=False, logging_level="error", **({} if os.environ.get("RAY_ADDRESS") else own)
-            )
+            ray.init(log_to_driver=False, logging_level="error", **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise TriptychError(f"ray cannot be reached ({' '.join(str(error).split())[:300]})") from None
     return ray
