@@ -8,8 +8,8 @@
 same everywhere, ``work`` is a function of a module (or `functools.partial` of one), shards and results can
 be pickled, and a result depends on the shard alone: a shard may be done twice. A shard is a list of rows
 (`cut`), or only says where they are. What is dear to make, such as a processor, is made once in each process:
-by a function under `functools.cache` that takes a path. What is kept for later runs is written by who asks, not
-by the workers.
+by a function under `functools.cache` that takes a path. What is kept for later runs is written by who asks,
+not by the workers.
 
 Work begins in this process; workers are started when what is left would take it longer than starting them, so
 small sets never wait for one. Each computes with one thread, as this process does meanwhile. A worker that is
