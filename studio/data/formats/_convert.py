@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from studio import plugins
@@ -25,7 +24,8 @@ SKIPPED = "skipped.txt"
 _SHARD = re.compile(r"-\d+(-of-\d+)?$")
 _SHARDED = (".tar", ".tgz", ".gz", ".parquet", ".arrow")
 _WEAK = ("triptych", "sharegpt")  # what they look like is also what others look like in a row without media
-_EVERY = 5.0
+_EVERY = 2.0
+_PLAIN = {"quiet": "loss", "cuts": "borders of texts", "ask": "where the preference begins"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -154,18 +154,20 @@ def convert(
     _require_new(out, path)
     if media is not None and not media.is_dir():
         raise ConfigError(f"--media {media} is no folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(out) as scratch:
+    rows: dict[str, int] = {}
+    with atomic_folder(out) as folder:
+        scratch = (
+            folder / ".unpacked"
+        )  # on the same disk, so that media can be linked, and swept with the rest
+        scratch.mkdir()
         ledger = Ledger(scratch, media=media, skip=skip, link=link)
-        rows: dict[str, int] = {}
-        with atomic_folder(out) as folder:
-            for split, samples in read(path, ledger, source):
-                rows[split] = writer.write(_told(samples, split, log or QuietLog()), folder, split, ledger)
-            ledger.settle()
-            if ledger.refused:
-                (folder / SKIPPED).write_text(
-                    "\n".join(ledger.refused) + "\n", encoding="utf-8", errors="replace"
-                )
+        for split, samples in read(path, ledger, source):
+            rows[split] = writer.write(_told(samples, split, log or QuietLog()), folder, split, ledger)
+        ledger.settle()
+        shutil.rmtree(scratch)
+        if ledger.refused:
+            text = "\n".join(ledger.refused) + "\n"
+            (folder / SKIPPED).write_text(text, encoding="utf-8", errors="replace")
     return Conversion(
         source=source,
         why=why,
@@ -173,7 +175,7 @@ def convert(
         folder=out,
         splits=rows,
         skipped=tuple(ledger.refused),
-        unseen=tuple(sorted(ledger.unseen)),
+        unseen=tuple(sorted(_PLAIN.get(name, name) for name in ledger.unseen)),
     )
 
 
@@ -182,13 +184,6 @@ def _require_new(out: Path, path: Path) -> None:
         raise ConfigError(f"'{out}' is there already; name a new folder, nothing is changed in place")
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"'{out}' lies inside '{path}', which is not changed; name a folder elsewhere")
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """Yield a folder on the disk of ``out``, so that what is unpacked there can be linked."""
-    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".unpack", dir=out.parent) as name:
-        yield Path(name)
 
 
 def _told(samples: Iterable[Sample], split: str, log: Log) -> Iterator[Sample]:

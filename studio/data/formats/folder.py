@@ -16,9 +16,10 @@ from pathlib import Path
 
 from studio.data.formats import _columns, _medium_rows
 from studio.data.formats._copies import media_name, put
+from studio.data.formats._kept import kept
 from studio.data.formats._ledger import Ledger
 from studio.data.formats._medium_rows import METADATA, media_below
-from studio.data.formats._rows import Values, samples_of
+from studio.data.formats._rows import KEY, Values, samples_of
 from studio.data.rows import row_of
 from studio.errors import DataError
 from studio.types import Image, Sample, Sound
@@ -105,6 +106,7 @@ def write(samples: Iterable[Sample], folder: Path, split: str, ledger: Ledger) -
                     made["verbatim"] = True
             if made or answer is None:
                 place.with_suffix(BESIDE).write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+                ledger.unseen |= (made.keys() | kept(made).keys()) - {KEY, "format", "verbatim"}
             ledger.good += 1
             count += 1
     return count
