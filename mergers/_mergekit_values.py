@@ -114,8 +114,8 @@ METHODS: dict[str, Method] = {
     "della": _differences(True, True, epsilon=_EPSILON),
     "della_linear": _differences(False, True, epsilon=_EPSILON),
 }  # fmt: skip
-#: Values that the mathematics here does not have, with what is allowed.
-_FIXED = {"filter_wise": False, "nuslerp_row_wise": False, "nuslerp_flatten": True}
+#: Parameters that choose another method of ours.
+_CHOOSING = ("filter_wise", "nuslerp_row_wise", "nuslerp_flatten")
 _ELECTING = ("ties", "dare_ties", "breadcrumbs_ties", "della")
 
 
@@ -156,22 +156,24 @@ def resolve(
     return found
 
 
-def translate(method: str, values: Values) -> dict[str, Any]:
-    """Return our settings for mergekit's parameters; `ConfigError` for what we do not have."""
-    for key, wanted in _FIXED.items():
-        if values.get(key, wanted) is not wanted:
-            raise ConfigError(f"merge_method {method} is supported with {key}: {str(wanted).lower()} only")
+def translate(method: str, values: Values) -> tuple[str, dict[str, Any]]:
+    """Return our method and its settings for mergekit's parameters; `ConfigError` for what we do not have."""
     own = METHODS[method].parameters
     found = {parameter.ours or key: values[key] for key, parameter in own.items()}
-    for key in ("int8_mask", "eps", *_FIXED):
+    for key in ("int8_mask", "eps", *_CHOOSING):
         found.pop(key, None)
+    if values.get("filter_wise"):
+        return "model_stock_rows", found
+    if not values.get("nuslerp_flatten", True):
+        along = "column" if values["nuslerp_row_wise"] else "row"
+        return "nuslerp_rows", {**found, "along": along}
     if "lambda" in own:
         found = _of_differences(method, found)
     if method == "sce":
         found["topk"] = min(found["topk"], 1.0)
     if method == "passthrough":
         found["scale"] = 1.0 if found["scale"][0] is None else found["scale"][0]
-    return found
+    return method, found
 
 
 def _of_differences(method: str, values: dict[str, Any]) -> dict[str, Any]:

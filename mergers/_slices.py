@@ -234,7 +234,7 @@ class Slicer:
         """Return a part: ``names`` {in the output: in the lead}, ``views`` the same for each model."""
         recipe = self.spec.recipe
         assert recipe is not None
-        rule, module_of = METHODS[recipe.method], method(recipe.method)
+        rule = METHODS[recipe.method]
         lead = self._lead(piece)
         donor = self.checkpoints[lead.model].renamed(names)
         taken = list(piece.sources if rule.takes_base else piece.inputs)
@@ -259,15 +259,16 @@ class Slicer:
                 ((views[one.model] or names).get(name, name), (one.parameters, *shared)) for one in taken
             ]
             values = resolve(recipe.method, inputs, shared, name, deep(name))
-            settings = {**module_of.PRESETS["mergekit"], **translate(recipe.method, values)}
+            chosen, own = translate(recipe.method, values)
+            settings = {**method(chosen).PRESETS["mergekit"], **own}
             plain = recipe.method == "passthrough" and settings["scale"] == 1 and lead.model.adapter is None
             if plain and name not in tables:
                 continue  # copied as it is
-            key = json.dumps(settings)
+            key = json.dumps([chosen, settings])
             if key not in known:
-                rehearse(module_of, settings, len(taken))
+                rehearse(method(chosen), settings, len(taken))
                 known.add(key)
-            choices[name] = Choice(group=label, method=recipe.method, settings=settings)
+            choices[name] = Choice(group=label, method=chosen, settings=settings)
         base = donor if piece.base is not None and not rule.takes_base else None
         return Part(
             donor=donor,

@@ -119,6 +119,29 @@ FILES = {
         merge_method: nuslerp
         base_model: <base>
         """,
+    "model_stock by filters": """
+        models: [{model: <a>}, {model: <b>}, {model: <c>}]
+        merge_method: model_stock
+        base_model: <base>
+        parameters: {filter_wise: [{filter: mlp, value: true}, {filter: norm, value: true}, {value: false}]}
+        """,
+    "nuslerp by rows, and by columns": """
+        models:
+          - {model: <a>, parameters: {weight: 0.2}}
+          - {model: <b>, parameters: {weight: [0.5, 1]}}
+        merge_method: nuslerp
+        parameters:
+          nuslerp_flatten: false
+          nuslerp_row_wise: [{filter: mlp, value: true}, {value: false}]
+        """,
+    "nuslerp of differences by columns": """
+        models:
+          - {model: <a>, parameters: {weight: 0.3}}
+          - {model: <b>, parameters: {weight: 0.9}}
+        merge_method: nuslerp
+        base_model: <base>
+        parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}
+        """,
     "multislerp": """
         models:
           - {model: <a>, parameters: {weight: 0.3}}

@@ -151,9 +151,6 @@ LATE = {
         r"layer_range \[2, 6\] goes beyond the 4 layers of .*a$",
     "merge_method: linear\nparameters: {weight: 1}\nmodules: {text: {models: [{model: <a>}]}}":
         "modules.text means no tensor of",
-    "merge_method: nuslerp\nparameters: {weight: 1, nuslerp_flatten: false}\n"
-    "models: [{model: <a>}, {model: <b>}]":
-        "nuslerp is supported with nuslerp_flatten: true only",
     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: <a>}, {model: <deep>}]":
         "num_hidden_layers is 6, not 4",
     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: <a>}, {model: no/where}]":
