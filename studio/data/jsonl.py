@@ -42,10 +42,10 @@ def find_data(path: Path | str, split: str | None = None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        near = list(_files(path.parent)) if path.parent.is_dir() else []
+        near = list(data_splits(path.parent)) if path.parent.is_dir() else []
         hint = f"; {unknown('data file', path.stem, near)}" if near else ""
         raise DataError(f"data '{path}' does not exist{hint}")
-    files = _files(path)
+    files = data_splits(path)
     if split is None and len(files) == 1:
         return next(iter(files.values()))
     if not files:
@@ -57,7 +57,7 @@ def find_data(path: Path | str, split: str | None = None) -> Path:
     return files[split]
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def data_splits(folder: Path) -> dict[str, Path]:
     """Return the data files in a folder by split.
 
     Raises:

@@ -270,6 +270,21 @@ def test_rows_of_one_file_are_no_leak_and_train_is_told_of_what_it_shares(tmp_pa
     assert only.counts() == {"duplicate_row": 1}
 
 
+def test_parquet_files_are_checked_as_lines_are(tmp_path: Path) -> None:
+    from studio.data.formats import convert
+
+    made = seeded(tmp_path / "set", 40, 1, ["tags", "empty_file", "rotation"])
+    found = {(row, kind) for _, row, kind in places(checked(made, tmp_path))}
+    convert(made.folder, tmp_path / "table", "parquet")
+    report = check(data_files(tmp_path / "table"), QuietLog())
+    assert {file.suffix for file in report.files} == {".parquet"}
+    assert {(row, kind) for _, row, kind in places(report)} == found
+    with pytest.raises(
+        DataError, match=r"neither \.jsonl nor \.parquet; `triptych convert .* --to triptych`"
+    ):
+        data_files(next((made.folder / "media").iterdir()))
+
+
 def test_groups_that_are_names_are_not_rare(tmp_path: Path) -> None:
     made = seeded(tmp_path / "set", 90, 0, [])
     made.rows = [

@@ -288,7 +288,7 @@ def test_paths_that_lead_out_are_refused_unread(tmp_path: Path) -> None:
 def test_a_line_longer_than_is_read_is_one_finding_and_the_next_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.data.findings.rows.LONGEST_LINE", 1000)
+    monkeypatch.setattr("studio.data.jsonl.LONGEST", 1000)
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
     long = {**row, "extra": {"filler": "x" * 5000}}
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, (row, long, {**row, "id": "3"}))))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from studio.cache import Kept
 from studio.data.findings import copies, kinds, media, rows
 from studio.data.findings.found import Finding, Report
-from studio.data.jsonl import SHOWN, find_data, together
+from studio.data.jsonl import SHOWN, data_splits, find_data, together
 from studio.data.kept_facts import Examined, Medium, examine
 from studio.errors import DataError, MediaError
 from studio.log import Log
@@ -66,10 +66,16 @@ def data_files(path: Path, split: str | None = None) -> list[Path]:
         DataError: if there is none.
     """
     if path.is_dir() and split is None:
-        files = sorted(path.glob("*.jsonl"), key=lambda file: ("train" in file.stem, file.stem))
-        if files:
-            return files
-    return [find_data(path, split)]
+        splits = sorted(data_splits(path).items(), key=lambda split: ("train" in split[0], split[0]))
+        if splits:
+            return [file for _, file in splits]
+    file = find_data(path, split)
+    if file.suffix not in (".jsonl", ".parquet"):
+        raise DataError(
+            f"'{path}' is neither .jsonl nor .parquet; `triptych convert {path} OUT --to triptych` makes "
+            "rows of other tools' data"
+        )
+    return [file]
 
 
 def check_before_training(

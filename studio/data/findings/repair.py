@@ -58,7 +58,7 @@ def repair(report: Report, out: Path, log: Log) -> Repairs:
             rows = list(_mended(file, found, media, dropped, log))
             kept += len(rows)
             if rows:
-                write_jsonl(folder / file.name, rows)
+                write_jsonl(folder / f"{file.stem}.jsonl", rows)
         if not kept:
             raise DataError(f"no row of {report.files[0].parent} would be left; nothing was written")
         done = Repairs(kept=kept, dropped=dropped, rewritten=media.rewritten)

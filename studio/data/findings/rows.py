@@ -6,18 +6,18 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from studio.data.findings import kinds
 from studio.data.findings.found import Finding
-from studio.data.rows import Folder, read_row
+from studio.data.jsonl import text_lines
+from studio.data.parquet import parquet_rows
+from studio.data.rows import Folder, read_row, sample_of
 from studio.errors import DataError
 from studio.types import Sample
 
-#: A longer line, in bytes, is refused before it is parsed.
-LONGEST_LINE = 64 << 20
 _TAG = re.compile(r"<(image|audio|sound|video)>|<\|(image|audio|video)(?:_pad)?\|>", re.IGNORECASE)
 _KIND = {"image": "picture", "audio": "sound", "sound": "sound", "video": "video"}
 
@@ -30,39 +30,26 @@ def read_rows(path: Path) -> Iterator[Sample | Finding]:
     """
     path = Path(os.path.abspath(path))
     folder = Folder(path.parent)
+    table = path.suffix == ".parquet"
+    rows: Iterable[tuple[int, Any]] = parquet_rows(path) if table else text_lines(path)
     try:
-        with open(path, "rb") as file:
-            number = 0
-            while raw := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(raw) > LONGEST_LINE:
-                    yield _wrong(path, number, kinds.ROW, f"the line has more than {LONGEST_LINE} bytes")
-                    while raw and not raw.endswith(b"\n"):
-                        raw = file.readline(LONGEST_LINE)
-                elif raw.strip():
-                    yield _read(raw, folder, path, number)
+        for number, row in rows:
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                yield (sample_of if table else read_row)(row, folder, path, number)
+            except DataError as error:
+                kind = _kind_of(row, folder)
+                yield Finding(row=number, file=path, kind=kind.name, message=str(error))
     except OSError as error:
         raise DataError(f"data file '{path}' cannot be read ({error.strerror})") from None
 
 
-def _read(raw: bytes, folder: Folder, path: Path, number: int) -> Sample | Finding:
-    try:
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        return read_row(line, folder, path, number)
-    except UnicodeDecodeError as error:
-        return _wrong(path, number, kinds.ROW, f"not UTF-8 at byte {error.start + 1} of the line")
-    except DataError as error:
-        return _wrong(path, number, _kind_of(raw, folder), str(error))
-
-
-def _wrong(path: Path, number: int, kind: kinds.Kind, message: str) -> Finding:
-    return Finding(row=number, file=path, kind=kind.name, message=message)
-
-
-def _kind_of(raw: bytes, folder: Folder) -> kinds.Kind:
+def _kind_of(row: Any, folder: Folder) -> kinds.Kind:
     """Return which kind a wrong row is of: a path out of the folder, an empty answer, or no row."""
     try:
-        contents = [(message["role"], message["content"]) for message in json.loads(raw)["messages"]]
+        values = json.loads(row) if isinstance(row, str) else row
+        contents = [(message["role"], message["content"]) for message in values["messages"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return kinds.ROW
     parts = [part for _, content in contents if isinstance(content, list) for part in content]
