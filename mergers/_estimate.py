@@ -13,31 +13,35 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
+import numpy as np
 
 from mergers._budget import resident_bytes, tensor_bytes, threads_within
 from mergers._factors import compress
 from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._ranks import ALONE, Ranks
-from mergers._settings import method
+from mergers._settings import method, takes_arrays
 from mergers._stream import PIECE
 from mergers._subspaces import matrix_shape
 from mergers._threads import one_torch_thread, workers
 from mergers._told import UNTOLD, statistics_files
-from studio.adapters import Adapter, read_adapter
+from studio.adapters import Adapter, is_adapter, read_adapter
 from studio.checkpoint import Checkpoint
+from studio.later import torch
 
 #: Bytes that one processor reads, hashes and writes in a second, with what the engine does beside the
 #: method's arithmetic: linear of `tests/benchmarks/bench_merge.py models` on a machine of two processors.
 MOVED = 1.7e9
-#: Seconds that importing torch takes there.
+#: Seconds until a merge begins there, most of them for importing torch.
 START = 1.4
+#: Seconds of a merge that NumPy does alone, until it begins.
+START_WITHOUT_TORCH = 0.3
 #: Side of the matrix on which decompositions are tried.
 SIDE = 192
 
@@ -79,7 +83,9 @@ def estimate(planned: Plan, out: str | Path = ".", ranks: Ranks = ALONE) -> Esti
     reads = sum(Checkpoint(path).nbytes() for path in paths)
     reads += sum(file.stat().st_size for file in statistics_files(planned))
     steps = [(s, method(s.method or spec.method)) for s in planned.steps if s.action == "merge"]
-    with one_torch_thread():
+    light = planned.kind == "model" and all(takes_arrays(chosen) for _, chosen in steps)
+    light = light and not any(is_adapter(path) for path in paths)
+    with nullcontext() if light else one_torch_thread():
         if planned.kind == "model":
             threads = threads_within(planned, method(spec.method), ranks)
             needs = [tensor_bytes(chosen, step.shape, len(spec.models)) for step, chosen in steps]
@@ -107,7 +113,7 @@ def estimate(planned: Plan, out: str | Path = ".", ranks: Ranks = ALONE) -> Esti
         reads=reads,
         writes=writes,
         free=shutil.disk_usage(place).free,
-        seconds=START + ((reads + writes) / MOVED + work) / parallel,
+        seconds=(START_WITHOUT_TORCH if light else START) + ((reads + writes) / MOVED + work) / parallel,
         threads=threads * ranks.world,
     )
 
@@ -150,11 +156,13 @@ def _time(
     chosen: ModuleType, settings: Mapping[str, Any], shape: Sequence[int], models: int, told: str | None
 ) -> float:
     """Return the seconds that the method takes for random values of a shape, the better of two runs."""
-    draw = torch.Generator().manual_seed(0)
+    draw = np.random.default_rng(0)
     found = []
     for _ in range(2):
-        values = [torch.randn(*shape, generator=draw) for _ in range(models)]
-        ground = torch.randn(*shape, generator=draw)
+        values: list[Any] = [draw.standard_normal(shape, np.float32) for _ in range(models + 1)]
+        if not takes_arrays(chosen):
+            values = [torch.from_numpy(array) for array in values]
+        ground = values.pop()
         if told is not None:
             one = torch.eye(shape[1]) if told == "gram" else torch.ones(shape)
             settings = {**settings, "place": Place(statistics=[one] * models)}
