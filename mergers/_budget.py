@@ -27,7 +27,8 @@ def tensor_bytes(method: ModuleType, shape: tuple[int, ...], models: int) -> int
     piece = piece_size(method, shape)
     matrix = len(shape) > 1 and hasattr(method, "INVARIANT")
     work = piece * 4 * (8 * models + 4 if matrix else 3 * models + 6)
-    survey = min(numel, CAP) * 4 * 3 * models if hasattr(method, "survey") and numel > PIECE else 0
+    # A candidate is a float32 with its index; those of one model are joined at a time.
+    survey = min(numel, CAP) * 12 * (models + 1) if hasattr(method, "survey") and numel > PIECE else 0
     columns = numel // max(1, shape[0]) if len(shape) > 1 else 0
     squares = 8 * getattr(method, "SQUARES", 0) * columns**2
     return work + survey + squares + statistics_bytes(method, shape, models)
