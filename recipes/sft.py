@@ -28,13 +28,14 @@ from studio import families
 from studio.adapter_files import write_note
 from studio.adapters import save_adapter
 from studio.assets import find_data, find_model
+from studio.augment._steps import check_steps, fingerprint, read_steps
 from studio.checkpoint import Checkpoint
 from studio.config import to_dict
 from studio.data import load_data
 from studio.data.findings import check_before_training
 from studio.data.identity import data_hash
 from studio.data.lengths import rules as length_rules
-from studio.errors import ConfigError
+from studio.errors import ConfigError, unknown
 from studio.families._gauge import Gauge
 from studio.families._save import save_pretrained
 from studio.files import atomic_folder
@@ -42,6 +43,7 @@ from studio.log import Log, QuietLog
 from studio.runs import Record, begin_run, find_same, new_record, write_card, write_run
 from studio.training.batches import epoch_batches, micro_batches, steps_per_epoch
 from studio.training.encoding import encode_samples, open_encoded
+from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
 from studio.training.interrupt import Interrupt
 from studio.training.loss import Precision, TokenLoss, compute_type
@@ -74,6 +76,12 @@ class Config:
             ".audio error|chunk|cut"
         },
     )
+    augment: tuple[dict[str, Any], ...] = field(
+        default=(),
+        metadata={
+            "help": "what is done to rows in each epoch: [{speed: {factor: [0.9, 1.1]}}, {blur: {p: 0.5}}]"
+        },
+    )
     output: Path = field(default=Path("runs/sft"), metadata={"help": "the run's folder"})
     method: Literal["lora", "full"] = field(
         default="lora", metadata={"help": "low-rank factors, or all weights"}
@@ -94,8 +102,13 @@ class Config:
     accumulate: int = field(default=1, metadata={"help": "micro-batches a step; 8 x 1 does as 2 x 4"})
     warmup: float = field(default=0.05, metadata={"help": "steps of rising rate; below 1 a share of all"})
     schedule: Schedule = field(default="cosine", metadata={"help": "the learning rate after the warm-up"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay, on matrices only"})
-    clip: float = field(default=1.0, metadata={"help": "largest norm of the gradient; 0 does not clip"})
+    optimiser: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "AdamW: optimiser.weight_decay (0; on matrices only), .clip (1: the gradient's largest "
+            "norm; 0 does not clip)"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "seed of LoRA's start, the order and dropout"})
     eval_every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
     save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
@@ -103,6 +116,9 @@ class Config:
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
 
+
+#: What `Config.optimiser` may hold, as it is if it does not.
+OPTIMISER = {"weight_decay": 0.0, "clip": 1.0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"output": "runs/smoke", "max_steps": 6, "batch_size": 4, "r": 4, "warmup": 2, "lr": 1e-3},
@@ -119,7 +135,8 @@ def run(config: Config, log: Log) -> Run:
     stops being a number. `KeyboardInterrupt` follows Ctrl-C, after the state is saved.
     """
     check(config)
-    limits = length_rules(config.length)
+    limits, steps = length_rules(config.length), read_steps(config.augment)
+    tuned = OPTIMISER | config.optimiser
     began = time.monotonic()
     base, output = find_model(config.model), config.output
     family = families.detect(base)
@@ -147,9 +164,12 @@ def run(config: Config, log: Log) -> Run:
     # Data: read and hashed before anything is loaded, so that a finished run is known at once.
     train = load_data(find_data(config.data), split="train")
     held_out = load_data(find_data(config.eval_data), split="test") if config.eval_data else []
+    check_steps(steps, train)
     inputs = {"model": Checkpoint(base).fingerprint(), "data": data_hash(train)}
     if held_out:
         inputs["eval_data"] = data_hash(held_out)
+    if steps:
+        inputs["augment"] = fingerprint(steps)
     record = new_record("sft", to_dict(config), inputs, apart=APART, processes=world)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":
@@ -176,6 +196,10 @@ def run(config: Config, log: Log) -> Run:
     for name, encoded in (("length", data), ("length, held-out", eval_set)):
         if encoded.fitted:
             log.say(f"{name}: " + ", ".join(f"{count} rows {step}" for step, count in encoded.fitted.items()))
+    epochs = Epochs(
+        data, gauge, train, shards, log, steps=steps, seed=config.seed, rules=limits,
+        part=share, wait=accelerator.wait_for_everyone,
+    )  # fmt: skip
     collate = partial(family.collate, loaded.processor, side="right")
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
@@ -185,7 +209,9 @@ def run(config: Config, log: Log) -> Run:
     )  # fmt: skip
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count, everything = (sum(p.numel() for p in group) for group in (learning, plain.parameters()))
-    optimiser: Any = torch.optim.AdamW(parameter_groups(plain, config.weight_decay), lr=config.lr, fused=True)
+    optimiser: Any = torch.optim.AdamW(
+        parameter_groups(plain, tuned["weight_decay"]), lr=config.lr, fused=True
+    )
     if progress.step:
         load_state(output / "last", plain, optimiser)
     token_loss = TokenLoss(plain, accelerator.device, dtype)
@@ -209,7 +235,10 @@ def run(config: Config, log: Log) -> Run:
     with Interrupt() as interrupt:
         for step in range(progress.step, total):
             if not batches or step % per_epoch == 0:
+                data = epochs.of(step // per_epoch)
                 batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
+                if steps:
+                    log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]
             set_seed(config.seed, "step", step, rank)
             lr = config.lr * factor(step, total, warmup, config.schedule)
@@ -229,7 +258,7 @@ def run(config: Config, log: Log) -> Run:
                     share_of_loss = token_loss(model, micro, weights) / supervision
                     accelerator.backward(share_of_loss * world)
                     loss += share_of_loss.detach()
-            norm = accelerator.clip_grad_norm_(learning, config.clip or math.inf)
+            norm = accelerator.clip_grad_norm_(learning, tuned["clip"] or math.inf)
             optimiser.step()
             optimiser.zero_grad()
 
@@ -274,13 +303,18 @@ def run(config: Config, log: Log) -> Run:
 def check(config: Config) -> None:
     """Raise one `ConfigError` with every setting that is out of range."""
     positive = ("r", "alpha", "lr", "epochs", "max_steps", "batch_size", "accumulate")
-    not_negative = ("warmup", "weight_decay", "clip", "eval_every", "save_every")
+    not_negative = ("warmup", "eval_every", "save_every")
     wrong = [
         f"{name} must be {'more than' if limit else 'at least'} 0, not {value}"
         for names, limit in ((positive, True), (not_negative, False))
         for name in names
         if (value := getattr(config, name)) is not None and (value < 0 or (limit and value == 0))
     ]
+    for name, value in config.optimiser.items():
+        if name not in OPTIMISER:
+            wrong.append(unknown("setting of optimiser", name, OPTIMISER))
+        elif value < 0:
+            wrong.append(f"optimiser.{name} must be at least 0, not {value}")
     if not 0 <= config.dropout < 1:
         wrong.append(f"dropout must be at least 0 and below 1, not {config.dropout}")
     if wrong:

@@ -27,6 +27,8 @@ ROOMS = {
     "families": "studio.families",
     "metrics": "studio.metrics",
     "formats": "studio.data.formats",
+    "augment": "studio.augment",
+    "steps": "studio.data.steps",
 }
 KINDS = {
     "recipes": "recipe",
@@ -34,6 +36,8 @@ KINDS = {
     "families": "family",
     "metrics": "metric",
     "formats": "format",
+    "augment": "augmentation step",
+    "steps": "step",
 }
 
 

@@ -14,6 +14,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from studio.data.lengths import Fit, Rules
 from studio.errors import DataError
 from studio.families._gauge import TOKENS, Gauge
 from studio.log import Log
+from studio.shardwork import each_shard
 from studio.tensorfile import TORCH_NAMES, as_bytes, encode_header
 from studio.types import Batch, Sample
 
@@ -41,7 +43,8 @@ class Encoded(Sequence[Batch]):
     """Encoded samples in the order of the data, read from their shards when asked for.
 
     ``lengths`` are tokens, media tokens included; ``learned`` counts the supervised ones; ``weights`` are
-    the samples' own; ``fitted`` counts what was done about rows that were too long, by name of the step.
+    the samples' own; ``rows`` are the data's rows that they stand for; ``fitted`` counts what was done
+    about rows that were too long, by name of the step.
     """
 
     def __init__(self, shards: Sequence[Path], weights: Sequence[float]) -> None:
@@ -49,6 +52,7 @@ class Encoded(Sequence[Batch]):
         self.weights: list[float] = []
         self.lengths: list[int] = []
         self.learned: list[int] = []
+        self.rows: list[int] = []
         self.fitted: Counter[str] = Counter()
         self._places: list[tuple[int, int, list[str]]] = []
         self._files = [safe_open(shard, framework="pt") for shard in shards]
@@ -56,7 +60,9 @@ class Encoded(Sequence[Batch]):
             about = json.loads(file.metadata()["about"])  # type: ignore[no-untyped-call]
             self.lengths += about["lengths"]
             self.learned += about["learned"]
-            self.weights += [weights[number * SHARD + row] for row in about["rows"]]
+            rows = [number * SHARD + row for row in about["rows"]]
+            self.rows += rows
+            self.weights += [weights[row] for row in rows]
             self.fitted.update(about["fitted"])
             self._places += [(number, at, keys) for at, keys in enumerate(about["keys"])]
         assert len(self._places) == len(self.weights), (len(self._places), len(self.weights))
@@ -99,7 +105,7 @@ def encode_samples(
     _check_answers(samples)
     missing = [
         (path, rows)
-        for number, (path, rows) in enumerate(_shards(gauge, rules, samples, folder))
+        for number, (path, rows) in enumerate(shard_files(gauge, rules, samples, folder))
         if number % part[1] == part[0] and not path.exists()
     ]
     todo = [sample for _, rows in missing for sample in rows]
@@ -108,27 +114,41 @@ def encode_samples(
         return
     folder.mkdir(parents=True, exist_ok=True)
     log.stage(name, len(todo))
-    shortening = _Shortening(
-        gauge, rules, folder, {path: facts.seconds for (path, _), facts in found.items()}
-    )
+    seconds = {path: facts.seconds for (path, _), facts in found.items()}
+    jobs = [
+        (path, rows, {s.path: seconds[s.path] for row in rows for s in row.sounds}) for path, rows in missing
+    ]
     wrong: list[str] = []
-    for path, rows in missing:
-        items: list[tuple[int, Batch]] = []
-        fitted: Counter[str] = Counter()
-        for row, sample in enumerate(rows):
-            try:
-                made, steps = shortening.encoded(sample)
-                items += [(row, item) for item in made]
-                fitted.update(steps)
-            except DataError as error:
-                wrong.append(str(error))
-            log.advance()
+    for (_, rows, _), told in zip(
+        jobs, each_shard(partial(_encode_shard, gauge=gauge, rules=rules), jobs), strict=False
+    ):
+        wrong += told
+        log.advance(len(rows))
         if len(wrong) >= SHOWN:
             break
-        if not wrong:
-            _write(path, items, fitted)
     if wrong:
         raise DataError(together(wrong[:SHOWN], len(wrong), "rows", len(todo)))
+
+
+def _encode_shard(
+    job: tuple[Path, Sequence[Sample], Mapping[Path, float]], *, gauge: Gauge, rules: Rules
+) -> list[str]:
+    """Encode the rows of one shard and write its file, or return what is wrong with them."""
+    path, rows, seconds = job
+    shortening = Shortening(gauge, rules, path.parent, seconds)
+    items: list[tuple[int, Batch]] = []
+    fitted: Counter[str] = Counter()
+    wrong: list[str] = []
+    for row, sample in enumerate(rows):
+        try:
+            made, steps = shortening.encoded(sample)
+            items += [(row, item) for item in made]
+            fitted.update(steps)
+        except DataError as error:
+            wrong.append(str(error))
+    if not wrong:
+        write_shard(path, items, fitted)
+    return wrong
 
 
 def open_encoded(
@@ -142,7 +162,7 @@ def open_encoded(
     Raises:
         DataError: if there were samples, and all of them were too long and dropped.
     """
-    shards = [path for path, _ in _shards(gauge, rules, samples, folder)]
+    shards = [path for path, _ in shard_files(gauge, rules, samples, folder)]
     data = Encoded(shards, [sample.weight for sample in samples])
     if samples and not len(data):
         raise DataError(
@@ -151,7 +171,7 @@ def open_encoded(
     return data
 
 
-def _shards(
+def shard_files(
     gauge: Gauge, rules: Rules, samples: Sequence[Sample], folder: Path
 ) -> Iterator[tuple[Path, Sequence[Sample]]]:
     """Yield each shard's file, named by its content, with its samples."""
@@ -166,10 +186,11 @@ def _shards(
         yield folder / f"{digest.hexdigest()[:32]}.safetensors", rows
 
 
-class _Shortening:
+class Shortening:
     """Encodes rows, and what becomes of those that are too long; none of them twice."""
 
     def __init__(self, gauge: Gauge, rules: Rules, folder: Path, seconds: Mapping[Path, float]) -> None:
+        """Write shorter media into ``folder``; ``seconds`` are the lengths of the sounds."""
         self._gauge = gauge
         self._seconds = seconds
         self._made: dict[int, tuple[Sample, Batch]] = {}
@@ -237,7 +258,7 @@ def _finite(value: Tensor) -> bool:
     return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def _write(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, int]) -> None:
+def write_shard(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, int]) -> None:
     """Write a shard; it appears whole or not at all, but need not survive a power cut."""
     about: Mapping[str, Any] = {
         "lengths": [_tokens(item) for _, item in items],

@@ -131,8 +131,8 @@ def test_every_family_is_fine_tuned_by_lora(
 def test_full_training_learns_the_answers_by_heart(settings: dict[str, Any], tiny: Any) -> None:
     """The whole way: from files to a model that answers; the answers differ by picture, sound and text."""
     done = run(
-        settings, method="full", max_steps=110, batch_size=13, lr=1e-2, weight_decay=0.01, save_every=200,
-        towers={"vision": "frozen"},
+        settings, method="full", max_steps=110, batch_size=13, lr=1e-2, save_every=200,
+        optimiser={"weight_decay": 0.01}, towers={"vision": "frozen"},
     )  # fmt: skip
     folder = done.folder / "model"
     assert losses(done.folder)[-1] < 0.1
@@ -265,7 +265,7 @@ def test_starting_over_leaves_nothing_of_the_old_run(settings: dict[str, Any]) -
 
 def test_a_loss_that_is_not_a_number_stops_the_run(settings: dict[str, Any]) -> None:
     with pytest.raises(TriptychError, match=r"step \d: the loss is (nan|inf).* a lower lr"):
-        run(settings, lr=1e20, clip=0, save_every=1, max_steps=8)
+        run(settings, lr=1e20, optimiser={"clip": 0}, save_every=1, max_steps=8)
     folder = Path(settings["output"])
     weights = load_file(folder / "last" / "weights.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
@@ -274,9 +274,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(settings: dict[str, Any]) -> 
 
 def test_all_settings_out_of_range_are_told_at_once(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        run(settings, lr=0, batch_size=-1, dropout=1.0, clip=-1)
+        run(settings, lr=0, batch_size=-1, dropout=1.0, optimiser={"clip": -1})
     assert all(
-        name in str(caught.value) for name in ("lr must", "batch_size must", "dropout must", "clip must")
+        name in str(caught.value)
+        for name in ("lr must", "batch_size must", "dropout must", "optimiser.clip must")
     )
 
 
