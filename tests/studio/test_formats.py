@@ -172,6 +172,17 @@ def there_and_back(
     return [content(sample) for sample in back], refused
 
 
+@pytest.mark.parametrize("answer", ["\ufeff", "\ufeffa", "a\n", "a\r\n", "\n", " a ", "=1", "<b>"])
+@pytest.mark.parametrize("name", sorted({*FORMATS} - {"audiofolder"}))
+def test_an_answer_comes_back_to_the_letter(name: str, answer: str, place: Path, tmp_path: Path) -> None:
+    turns = (
+        Turn(role="user", parts=(Image(path=Path(MEDIA[0])),)),
+        Turn(role="assistant", parts=(Text(text=answer),)),
+    )
+    sample = in_place(Sample(turns=turns), place)
+    assert there_and_back(name, [sample], tmp_path, place) == ([content(sample)], [])
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @settings(
     max_examples=30,

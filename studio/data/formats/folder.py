@@ -60,13 +60,14 @@ def decode(row: Values, ledger: Ledger, medium: Path) -> Values:
     more: Values = {}
     if beside is not None:
         try:
-            more = json.loads(beside)
+            more = json.loads(beside.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             more = {"": None}
         if not isinstance(more, dict) or "" in more:
             raise DataError(f"'{medium.with_suffix(BESIDE).name}' must hold one JSON object")
     if text is not None:
-        row["answer"] = text if more.pop("verbatim", False) else text.removesuffix("\n").removesuffix("\r")
+        bare = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+        row["answer"] = text if more.pop("verbatim", False) else bare
     mean = {"medium": "file_name", "answer": "answer", "prompt": "prompt", "system": "system"}
     return _columns.decode(more | row, ledger, mean)
 
@@ -77,7 +78,7 @@ def _beside(file: Path) -> str | None:
             return None
         if file.stat().st_size > _LONGEST:
             raise DataError(f"'{file.name}' has {file.stat().st_size} bytes; allowed: {_LONGEST}")
-        return file.read_bytes().decode("utf-8-sig")
+        return file.read_bytes().decode()
     except UnicodeDecodeError:
         raise DataError(f"'{file.name}' is not UTF-8") from None
     except OSError as error:
