@@ -8,8 +8,12 @@ import random
 import secrets
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -80,9 +84,9 @@ def _killed(folder: Path, spec: MergeSpec, moments: list[Moment]) -> list[tuple[
     return [(Path(out), there, beside) for out, there, beside in map(json.loads, told)]
 
 
-def _inputs(folder: Path) -> MergeSpec:
+def _inputs(folder: Path, rows: int = 120) -> MergeSpec:
     draw = torch.Generator().manual_seed(0)
-    ground = {f"layer.{i:02}.weight": torch.randn(120, 500, generator=draw) for i in range(TENSORS)}
+    ground = {f"layer.{i:02}.weight": torch.randn(rows, 500, generator=draw) for i in range(TENSORS)}
     for number in range(3):
         (folder / str(number)).mkdir()
         noise = 0.1 if number else 0.0
@@ -134,6 +138,44 @@ def test_a_merge_of_adapters_killed_at_any_moment_leaves_nothing_or_the_whole(tm
             assert Checkpoint(out).fingerprint() == whole.fingerprint
         assert all(name == "out" or name.startswith(".out.") for name in beside)
         assert merge(spec, out).fingerprint == whole.fingerprint
+
+
+@pytest.mark.slow
+def test_several_processes_one_of_them_killed_at_a_random_moment_go_on_to_the_same_hash(
+    tmp_path: Path,
+) -> None:
+    spec = _inputs(tmp_path, 400)
+    whole = merge(spec, tmp_path / "whole")
+    (tmp_path / "merge.yaml").write_text(json.dumps(spec.to_mapping()))
+    draw = random.Random(SEED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "apps.cli", "merge", str(tmp_path / "merge.yaml"), "--nproc", "2", "-o"]
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "timed")], check=True, capture_output=True, env=environment)
+    usual = time.monotonic() - began
+    ends = []
+    for number in range(10):
+        out, moment, first = tmp_path / f"place{number}" / "out", draw.random() * usual, draw.random() < 0.5
+        print(f"KILL_SEED={SEED}: {number} after {moment:.3f} of {usual:.3f} s, the {first=}")
+        out.parent.mkdir()
+        merging = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, text=True, env=environment)
+        time.sleep(moment)
+        workers = psutil.Process(merging.pid).children()
+        for process in [merging] if first else workers:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        told = merging.communicate()[1]
+        gone, alive = psutil.wait_procs(workers, timeout=10)
+        assert not alive, f"{len(gone)} ended"
+        if out.exists():
+            assert Checkpoint(out).fingerprint() == whole.fingerprint
+        elif not first:
+            assert merging.returncode == 2, told
+            assert "was killed (SIGKILL); nothing was written" in told
+        ends.append(out.exists())
+        assert merge(spec, out).fingerprint == whole.fingerprint
+        assert [path.name for path in out.parent.iterdir() if ".merge-" in path.name] == []
+    assert not all(ends)
 
 
 def test_an_error_or_another_recipe_starts_afresh(tmp_path: Path) -> None:
