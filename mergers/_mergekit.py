@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mergers._mergekit_chat import read_template
+from mergers._mergekit_tokens import Wanted, read_wanted
 from mergers._mergekit_values import METHODS, check_parameters
 from studio import plugins
 from studio.errors import CheckpointError, ConfigError, unknown
@@ -92,7 +93,7 @@ class Recipe:
     modules: tuple[Module, ...]
     parameters: Mapping[str, Any]
     stored: str = ""
-    tokenizer: str = ""
+    tokenizer: Wanted = field(default_factory=Wanted)
     chat: str = ""
 
     @property
@@ -184,7 +185,9 @@ class _Reader:
             modules=modules,
             parameters=self._parameters(given.get("parameters"), method, "parameters"),
             stored=self._stored(given),
-            tokenizer=self._tokenizer(given),
+            tokenizer=read_wanted(
+                given.get("tokenizer_source"), given.get("tokenizer"), self._reference, self.wrong
+            ),
             chat=self._chat(given.get("chat_template")),
         )
         return None if self.wrong else recipe
@@ -322,18 +325,6 @@ class _Reader:
         except ConfigError as error:
             self.wrong.append(str(error))
             return ""
-
-    def _tokenizer(self, given: Mapping[str, Any]) -> str:
-        source, more = given.get("tokenizer_source"), given.get("tokenizer")
-        if source and more:
-            self.wrong.append("give tokenizer_source or tokenizer, not both")
-        if isinstance(more, Mapping):
-            extra = [key for key in more if key != "source" and more[key]]
-            self.wrong += [f"tokenizer.{key} is not supported; only tokenizer.source is" for key in extra]
-            source = more.get("source", "union")
-        if isinstance(source, Mapping):
-            source = str(self._reference(source, "tokenizer.source"))
-        return str(source) if source else ""
 
 
 def folder_of(text: str) -> Path:

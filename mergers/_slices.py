@@ -88,7 +88,8 @@ class Slicer:
         """The output's vocabulary and each model's rows for it; None where all models have just that one."""
         recipe = self.spec.recipe
         assert recipe is not None
-        return Words.of(recipe.tokenizer, self.donor, self.checkpoints) if recipe.tokenizer else None
+        wanted = recipe.tokenizer
+        return Words.of(wanted, self.donor, self.checkpoints) if wanted else None
 
     def adjust(self, folder: Path) -> None:
         """Give a finished output its configuration, and its tokenizer where that is not the donor's."""
@@ -116,7 +117,7 @@ class Slicer:
                     layers += [(self.checkpoints[first.model], i) for i in range(*first.layers)]
                 config = sliced_config(config, stack, layers)
         if self.words is not None:
-            config = with_size(config, vocabulary_size(self.donor), len(self.words.vocabulary.words))
+            config = with_size(config, vocabulary_size(self.donor), self.words.vocabulary.size)
         if recipe.stored:
             config = _typed(config, TORCH_NAMES[recipe.stored])
         return config

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from mergers._checks import vocabulary
 from mergers._groups import group_of, towers_of
 from mergers._mergekit import Reference
+from mergers._mergekit_tokens import Wanted
 from mergers._sources import Input, Reader
 from studio.checkpoint import Checkpoint
 from studio.errors import MergeError
@@ -29,20 +31,28 @@ FILES = (
 )  # fmt: skip
 
 
+#: In place of a row: of a word that a model lacks; of no word, so that it gets the mean of all.
+LACKS, SPARE = -1, -2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The words of the output: ``words`` {word: number}, their files' folder, and words added to that."""
+    """The words of the output: ``words`` {word: number}, their files' folder, and words added to that.
+
+    size   how many rows there are: some more than words, where a file asks for a multiple
+    """
 
     words: Mapping[str, int]
     folder: Path
     added: Sequence[Mapping[str, Any]] = ()
+    size: int = 0
 
     def rows(self, own: Mapping[str, int], count: int) -> list[int]:
-        """Return for each number the row of the same word among a model's ``count`` rows, or -1."""
-        found = [-1] * len(self.words)
+        """Return for each number the word's row among a model's ``count`` rows, or `LACKS` or `SPARE`."""
+        found = [LACKS] * len(self.words) + [SPARE] * (self.size - len(self.words))
         for word, number in self.words.items():
-            row = own.get(word, -1)
-            found[number] = row if row < count else -1
+            row = own.get(word, LACKS)
+            found[number] = row if row < count else LACKS
         return found
 
     def write(self, folder: Path) -> None:
@@ -63,6 +73,7 @@ class Aligned:
     """A model by the rows of the output's vocabulary, in tensors that have a row per word.
 
     rows    per model, what `Vocabulary.rows` found; ``number`` is this one's place, ``base`` the base's or -1
+    given   word's number -> (model, row) for models that lack it; the model -1 stands for zeros
     """
 
     source: Input
@@ -71,6 +82,7 @@ class Aligned:
     number: int
     base: int
     tensors: frozenset[str]
+    given: Mapping[int, tuple[int, int]]
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -104,16 +116,24 @@ class Aligned:
         if name not in self.tensors:
             return self.source.reader(name)
         readers = [peer.reader(name) for peer in self.peers]
-        shape = self.shape(name)
+        shape, own = self.shape(name), self.rows[self.number]
         width = shape[1] if len(shape) > 1 else 1
 
         def read(begin: int, end: int, base: Tensor | None) -> Tensor:
             first, last = begin // width, -(-end // width)
             parts = [
-                self._run(readers, width, start, stop)
-                for start, stop in _runs(self.rows[self.number], first, last)
+                mean() if own[start] == SPARE else self._run(readers, width, start, stop)
+                for start, stop in _runs(own, first, last)
             ]
             return torch.cat(parts)[begin - first * width : end - first * width]
+
+        @cache
+        def mean() -> Tensor:
+            words = len(own) - own.count(SPARE)
+            total = torch.zeros(width, dtype=torch.float64)
+            for start, stop in _runs(own, 0, words):
+                total += self._run(readers, width, start, stop).double().view(-1, width).sum(dim=0)
+            return (total / max(words, 1)).float()
 
         return read
 
@@ -122,6 +142,9 @@ class Aligned:
         own = self.rows[self.number][start]
         if own >= 0:
             return readers[self.number](own * width, (own + stop - start) * width, None)
+        if start in self.given:
+            model, row = self.given[start]
+            return readers[model](row * width, (row + 1) * width, None) if model >= 0 else torch.zeros(width)
         known = [n for n, rows in enumerate(self.rows) if rows[start] >= 0]
         if self.base in known:
             known = [self.base]
@@ -135,30 +158,53 @@ class Aligned:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """The output's vocabulary, and for each model (by how the file names it) where its words' rows are."""
+    """The output's vocabulary, and for each model (by how the file names it) where its words' rows are.
+
+    given   word's number -> (model, row) for models that lack the word; no model stands for zeros
+    """
 
     vocabulary: Vocabulary
     rows: Mapping[Reference, Sequence[int]]
     tensors: frozenset[str]
+    given: Mapping[int, tuple[Reference | None, int]]
 
     @classmethod
-    def of(cls, source: str, base: Checkpoint, checkpoints: Mapping[Reference, Checkpoint]) -> Words | None:
-        """Return what ``tokenizer_source`` makes of the models; None where nothing has to be moved."""
-        found = choose_vocabulary(source, base, list(checkpoints.values()))
+    def of(
+        cls, wanted: Wanted, base: Checkpoint, checkpoints: Mapping[Reference, Checkpoint]
+    ) -> Words | None:
+        """Return what a file asks for; None where nothing has to be moved.
+
+        Raises `MergeError` for words that cannot be had as asked.
+        """
+        found = choose_vocabulary(wanted, base, list(checkpoints.values()))
         usual = words_of(base) or dict(found.words)
-        rows = {
-            reference: found.rows(words_of(checkpoint) or usual, vocabulary_size(checkpoint))
-            for reference, checkpoint in checkpoints.items()
-        }
+        own = {reference: words_of(checkpoint) or usual for reference, checkpoint in checkpoints.items()}
+        sizes = {reference: vocabulary_size(checkpoint) for reference, checkpoint in checkpoints.items()}
+        rows = {reference: found.rows(own[reference], sizes[reference]) for reference in checkpoints}
+        given = {}
+        for word, told in wanted.tokens.items():
+            number = found.words[word]
+            if not told.force and all(one[number] >= 0 for one in rows.values()):
+                continue
+            row = 0
+            if told.model is not None:
+                if told.model not in checkpoints:
+                    raise MergeError(
+                        f"tokenizer.tokens.{word} asks for a row of {told.model}, which is no input"
+                    )
+                named = word if told.row is None else told.row
+                row = own[told.model].get(named, LACKS) if isinstance(named, str) else named
+                if not 0 <= row < sizes[told.model]:
+                    raise MergeError(f"tokenizer.tokens.{word}: {told.model} has no row for '{named}'")
+            given[number] = (told.model, row)
+            if told.force:
+                for one in rows.values():
+                    one[number] = LACKS
         straight = list(range(len(found.words)))
-        sizes = {vocabulary_size(checkpoint) for checkpoint in (base, *checkpoints.values())}
-        if (
-            found.folder == base.folder
-            and sizes == {len(straight)}
-            and all(r == straight for r in rows.values())
-        ):
+        alike = {vocabulary_size(base), *sizes.values()} == {len(straight)}
+        if found.folder == base.folder and alike and all(r == straight for r in rows.values()):
             return None
-        return cls(vocabulary=found, rows=rows, tensors=vocabulary_tensors(base))
+        return cls(vocabulary=found, rows=rows, tensors=vocabulary_tensors(base), given=given)
 
     def align(
         self, peers: Mapping[Reference, Input], base: Reference | None, tensors: frozenset[str]
@@ -167,8 +213,17 @@ class Words:
         order = list(peers)
         place = order.index(base) if base in order else -1
         rows, inputs = [self.rows[reference] for reference in order], list(peers.values())
+        given = {}
+        for number, (model, row) in self.given.items():
+            if model is not None and model not in order:
+                raise MergeError(
+                    f"tokenizer.tokens asks for a row of {model}, which a slice does not take in"
+                )
+            given[number] = (order.index(model) if model is not None else -1, row)
         return {
-            reference: Aligned(source=source, peers=inputs, rows=rows, number=i, base=place, tensors=tensors)
+            reference: Aligned(
+                source=source, peers=inputs, rows=rows, number=i, base=place, tensors=tensors, given=given
+            )
             for i, (reference, source) in enumerate(peers.items())
         }
 
@@ -224,17 +279,36 @@ def words_of(checkpoint: Checkpoint) -> dict[str, int] | None:
     return vocabulary(file) if file.is_file() else None
 
 
-def choose_vocabulary(source: str, base: Checkpoint, models: Sequence[Checkpoint]) -> Vocabulary:
-    """Return the output's words: of the base (without those it has no row for), of a folder, or the union."""
+def choose_vocabulary(wanted: Wanted, base: Checkpoint, models: Sequence[Checkpoint]) -> Vocabulary:
+    """Return the output's words: of the base (without those it has no row for), of a folder, or the union.
+
+    Words that a file gives rows to are added where they are not among them.
+    """
+    source = wanted.source
     if source not in ("base", "union"):
         words = vocabulary(_needed(Path(source)))
-        return Vocabulary(words=_dense(words, source), folder=Path(source))
-    _needed(base.folder)
-    size = vocabulary_size(base)
-    words = {word: number for word, number in (words_of(base) or {}).items() if number < size}
-    if source == "base":
-        return Vocabulary(words=_dense(words, str(base.folder)), folder=base.folder)
-    return _union(base, words, models)
+        found = Vocabulary(words=_dense(words, source), folder=Path(source))
+    else:
+        _needed(base.folder)
+        size = vocabulary_size(base)
+        words = {word: number for word, number in (words_of(base) or {}).items() if number < size}
+        found = Vocabulary(words=_dense(words, str(base.folder)), folder=base.folder)
+        if source == "union":
+            found = _union(base, words, models)
+    words, added = dict(found.words), list(found.added)
+    for word in wanted.tokens:
+        if word not in words:
+            words[word] = len(words)
+            kind = {
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": True,
+                "special": False,
+            }
+            added.append({"id": words[word], "content": word, **kind})
+    rows = -(-len(words) // wanted.multiple) * wanted.multiple
+    return replace(found, words=words, added=added, size=rows)
 
 
 def _union(base: Checkpoint, words: dict[str, int], models: Sequence[Checkpoint]) -> Vocabulary:

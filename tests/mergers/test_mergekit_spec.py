@@ -130,8 +130,6 @@ WRONG = {
         "a case is a mapping with filter and value, not {'filter': 'mlp'}",
     "merge_method: linear\nmodels: [{model: <a>}]\ndtype: bf16":
         "unknown dtype 'bf16'; did you mean 'bfloat16'?",
-    "merge_method: linear\nmodels: [{model: <a>}]\ntokenizer: {source: base, tokens: {x: {source: <a>}}}":
-        "tokenizer.tokens is not supported; only tokenizer.source is",
 }  # fmt: skip
 
 

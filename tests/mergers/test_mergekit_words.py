@@ -13,7 +13,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from mergers import MergeSpec, merge
-from studio.errors import MergeError
+from studio.errors import ConfigError, MergeError
 from tests.mergers.mergekit_runs import Models, llama, same, tensors, theirs, written
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -101,6 +101,64 @@ tokenizer_source: base
             "tokenizer_source: base", "tokenizer_source: <b>"
         )
     same(text, orders, tmp_path)
+
+
+#: With source: base mergekit takes new words for words of the base, since it adds them to that tokenizer.
+TOKENS = """
+tokenizer:
+  source: <a>
+  pad_to_multiple_of: 16
+  tokens:
+    w31: {source: <a>, force: true}
+    w35: {source: {kind: zero}}
+    w36: {source: {kind: model_token, model: <a>, token: w1}}
+    w37: {source: {kind: model_token, model: {model: {path: <b>}}, token_id: 3}, force: true}
+    new: {source: {kind: model_token, model: <base>, token: w2}}
+    w3: {source: <b>}
+"""
+
+
+def test_words_are_given_rows_and_rows_are_filled_up(orders: Models, tmp_path: Path) -> None:
+    out = same(LINEAR + TOKENS, orders, tmp_path)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 48
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    words = [*reversed(WORDS), "only-a", "both", "new"]
+    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(words)}
+    rows = tensors(out)["model.embed_tokens.weight"]
+    assert torch.allclose(rows[47], rows[:43].mean(dim=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method", ["task_arithmetic\nparameters: {weight: 0.5}", "slerp\nparameters: {t: 0.3}"]
+)
+def test_rows_that_are_filled_up_are_merged_like_others(method: str, orders: Models, tmp_path: Path) -> None:
+    text = f"""
+models: [{{model: <a>}}]
+merge_method: {method}
+base_model: <base>
+tokenizer: {{source: <a>, pad_to_multiple_of: 32}}
+"""
+    assert tensors(same(text, orders, tmp_path))["lm_head.weight"].shape == (64, 32)
+
+
+def test_words_that_cannot_be_had_are_told(orders: Models, tmp_path: Path) -> None:
+    for given, sentence in {
+        "{tokens: {w1: {source: {kind: model_token, model: <b>, token: w35}}}}": "b has no row for 'w35'",
+        "{tokens: {w35: {source: <b>}}}": "b has no row for 'w35'",
+        f"{{tokens: {{w35: {{source: {tmp_path}}}}}}}": "which is no input",
+        "{tokens: {w1: {}}}": "tokenizer.tokens.w1 needs a source",
+        "{tokens: {w1: {source: {kind: zreo}}}}": "did you mean 'zero'?",
+        "{tokens: {w1: {source: {kind: model_token, model: <b>}}}}": "needs either token or token_id",
+        "{pad_to_multiple_of: many}": "pad_to_multiple_of must be a whole number >= 1, not 'many'",
+        "{sauce: base}": "unknown key of tokenizer 'sauce'; did you mean 'source'?",
+    }.items():
+        text = f"{LINEAR}tokenizer: {given.replace('{', '{source: base, ', 1)}\n"
+        force = "force: true, " if "w35}}}}" in given else ""
+        file = written(text.replace("w1: {source", f"w1: {{{force}source"), orders, tmp_path)
+        with pytest.raises((MergeError, ConfigError)) as told:
+            merge(MergeSpec.from_yaml(file), tmp_path / "ours")
+        assert sentence in str(told.value)
+    assert not (tmp_path / "ours").exists()
 
 
 def test_the_union_of_added_words_is_theirs_word_by_word(chats: Models, tmp_path: Path) -> None:
