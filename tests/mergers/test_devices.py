@@ -7,6 +7,7 @@ business of the tests marked gpu.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,6 @@ from mergers._settings import allowed, method
 from studio import plugins
 
 aten = torch.ops.aten
-COUNTS = {"passthrough": 1, "arcee_fusion": 1}
 
 
 class _Guesses(TorchDispatchMode):
@@ -52,8 +52,10 @@ def _array(tensor: Tensor) -> Any:
 def test_a_method_stays_on_the_device_of_its_tensors(
     name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, count = method(name), COUNTS.get(name, 2)
+    module = method(name)
+    count = getattr(module, "MODELS", 2)
     usual = {key: parameter.default for key, parameter in allowed(module).items()}
+    wants_place = "place" in inspect.signature(module.merge).parameters
     monkeypatch.setattr(Tensor, "numpy", _array)
     with FakeTensorMode(allow_non_fake_inputs=True), _Guesses():
 
@@ -72,7 +74,7 @@ def test_a_method_stays_on_the_device_of_its_tensors(
         place = Place(tensor="x", statistics=kinds.get(getattr(module, "STATISTICS", "")))
         surveys = [None, *([module.survey(look, **usual)] if hasattr(module, "survey") else [])]
         for survey in surveys:
-            given = {"place": replace(place, survey=survey)} if "place" in module.merge.__kwdefaults__ else {}
+            given = {"place": replace(place, survey=survey)} if wants_place else {}
             merged = module.merge(models(), models()[0], **given)
             assert merged.device.type == "cuda"
             assert merged.shape == shape
