@@ -75,11 +75,16 @@ def cut(rows: Sequence[Shard], size: int) -> list[Sequence[Shard]]:
 
 
 def each_shard(
-    work: Callable[[Shard], Result], shards: Sequence[Shard], *, chosen: Engine | None = None
+    work: Callable[[Shard], Result],
+    shards: Sequence[Shard],
+    *,
+    chosen: Engine | None = None,
+    worth: float = WORTH,
 ) -> Iterator[Result]:
     """Yield ``work(shard)`` for each shard, in their order; see the top of this file.
 
-    What ``work`` raises is raised here, when its shard's turn has come.
+    ``worth`` are the seconds of work that must be left for workers to be started: fewer than `WORTH` where
+    they need not import torch. What ``work`` raises is raised here, when its shard's turn has come.
 
     Raises:
         TriptychError: if workers are killed over the same shard three times, or Ray is asked for and missing.
@@ -93,9 +98,9 @@ def each_shard(
     workers = min(chosen.workers or processors(), len(shards))
     at = 0
     # Asked for by number, workers start at once; else it must be worth their while.
-    took = WORTH if chosen.workers > 1 else 0.0
+    took = worth if chosen.workers > 1 else 0.0
     alone = workers < 2 or multiprocessing.current_process().daemon
-    while at < len(shards) and (alone or took * (len(shards) - at) < WORTH):
+    while at < len(shards) and (alone or took * (len(shards) - at) < worth):
         began = time.monotonic()
         outcome = outcome_of(work, shards[at], here=True)
         took = time.monotonic() - began
@@ -108,8 +113,10 @@ def each_shard(
 
 
 def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use; processes that train together share them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, allowed // int(together)) if together.isdecimal() and int(together) else allowed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -21,11 +20,14 @@ from studio.cache import Kept
 from studio.files import sha256_file
 from studio.log import Log
 from studio.media_facts import Facts, absent, facts
+from studio.shardwork import cut, each_shard, processors
 
 Medium = tuple[Path, bool]
 """A file and whether it is used as a picture (True) or as a sound (False)."""
 
 _HERE = "\0"
+#: Files in a shard, and the seconds of work that are worth starting workers, which need no torch for it.
+SHARD, WORTH = 64, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Examined:
 
 
 def examine(wanted: Iterable[Medium], log: Log, kept: Kept | None = None) -> dict[Medium, Examined]:
-    """Return what each medium is; those that are not known from earlier are decoded, in threads."""
+    """Return what each medium is; those that are not known from earlier are decoded, shard by shard."""
     kept = kept or Kept()
     todo = list(dict.fromkeys(wanted))
     done: dict[Medium, Examined] = {}
@@ -52,11 +54,15 @@ def examine(wanted: Iterable[Medium], log: Log, kept: Kept | None = None) -> dic
     fresh = {key: medium for medium, key in names.items() if known.get(key) is None}
     if fresh:
         log.stage("checking media", len(fresh), "files")
-        with ThreadPoolExecutor(workers()) as pool:
-            for key, found in zip(fresh, pool.map(lambda one: facts(*one), fresh.values()), strict=True):
-                known[key] = _moved(found, str(fresh[key][0]), _HERE)
-                log.advance()
-        kept.put({key: json.dumps(asdict(told)) for key in fresh if (told := known[key]) is not None})
+        shards = cut(list(fresh), SHARD)
+        work = each_shard(_facts_of, [[fresh[key] for key in keys] for keys in shards], worth=WORTH)
+        for keys, told_of in zip(shards, work, strict=True):
+            made = {
+                key: _moved(one, str(fresh[key][0]), _HERE) for key, one in zip(keys, told_of, strict=True)
+            }
+            kept.put({key: json.dumps(asdict(one)) for key, one in made.items()})
+            known |= made
+            log.advance(len(keys))
     for medium, key in names.items():
         told = known[key]
         assert told is not None, key
@@ -78,8 +84,13 @@ def content_hashes(paths: Sequence[Path], kept: Kept | None = None) -> dict[Path
         else:
             stale.append(path)
     if stale:
-        with ThreadPoolExecutor(workers()) as pool:
-            fresh = {p: d for p, d in zip(stale, pool.map(_digest, stale), strict=True) if d}
+        shards = cut(stale, 4 * SHARD)
+        fresh = {
+            path: digest
+            for some, digests in zip(shards, each_shard(_digests, shards, worth=WORTH), strict=True)
+            for path, digest in zip(some, digests, strict=True)
+            if digest
+        }
         kept.put({f"file:{path}": f"{stamps[path]} {digest}" for path, digest in fresh.items()})
         found |= fresh
     return found
@@ -87,8 +98,7 @@ def content_hashes(paths: Sequence[Path], kept: Kept | None = None) -> dict[Path
 
 def workers() -> int:
     """Return how many threads decode: one a processor that this process may use, at most 8."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, count)
+    return min(8, processors())
 
 
 def _stamp(path: Path) -> str:
@@ -97,6 +107,14 @@ def _stamp(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+
+
+def _facts_of(media: Sequence[Medium]) -> list[Facts]:
+    return [facts(*medium) for medium in media]
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    return [_digest(path) for path in paths]
 
 
 def _digest(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ class Gauge:
     family: Family
     processor: Any
     config: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as the model's folder; there it is read once."""
+        return _gauge_there, (self.folder,)
 
     @cached_property
     def max_tokens(self) -> int:
@@ -122,6 +126,11 @@ def gauge(folder: Path) -> Gauge:
     # How long a row is we tell ourselves, with file and line.
     processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return Gauge(folder=folder, family=family, processor=processor, config=_load.config(folder))
+
+
+@cache
+def _gauge_there(folder: Path) -> Gauge:
+    return gauge(folder)
 
 
 def encode(processor: Any, family: Family, sample: Sample) -> Batch:

@@ -69,11 +69,8 @@ def test_work_that_is_asked_of_workers_is_done_by_them_all_and_small_work_stays_
     assert here not in crew
 
 
-def test_large_work_is_handed_to_workers_when_it_shows_that_it_is_large(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("studio.shardwork.WORTH", 0.5)
-    found = list(each_shard(where, cut(range(40), 1), chosen=Engine()))
+def test_large_work_is_handed_to_workers_when_it_shows_that_it_is_large() -> None:
+    found = list(each_shard(where, cut(range(40), 1), chosen=Engine(), worth=0.5))
     assert found[0] == os.getpid()
     assert found[-1] != os.getpid() or len(os.sched_getaffinity(0)) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,14 @@ from studio.data.identity import sample_key
 from studio.errors import DataError
 from studio.log import Log
 from studio.media_facts import Facts
+from studio.shardwork import cut, each_shard
 from studio.types import Sample
 
 if TYPE_CHECKING:
     from studio.families._gauge import Gauge, Length
 
-_ABOUT_EVERY = 50
+#: Rows in a shard.
+SHARD = 64
 
 
 def modalities(sample: Sample, gauge: Gauge) -> Iterator[Finding]:
@@ -60,26 +63,35 @@ def lengths(
 
     keys = [f"length:{gauge.maker}:{sample_key(sample, digest_of)}" for sample in samples]
     known = kept.get(list(dict.fromkeys(keys)))
-    missing = sum(key not in known for key in keys)
-    if missing:
-        log.stage("measuring rows", missing, "rows")
-    fresh: dict[str, str] = {}
+    fresh = {key: sample for sample, key in zip(samples, keys, strict=True) if key not in known}
+    if fresh:
+        log.stage("measuring rows", len(fresh), "rows")
+    refused: dict[str, str] = {}
+    shards = cut(list(fresh), SHARD)
+    work = each_shard(partial(_measured, gauge=gauge), [[fresh[key] for key in some] for some in shards])
+    for some, told in zip(shards, work, strict=True):
+        found = dict(zip(some, told, strict=True))
+        refused |= {key: one for key, one in found.items() if isinstance(one, str)}
+        made = {key: json.dumps(asdict(one)) for key, one in found.items() if isinstance(one, Length)}
+        kept.put(made)
+        known |= made
+        log.advance(len(some))
     for sample, key in zip(samples, keys, strict=True):
-        if key in known:
-            length = Length(**json.loads(known[key]))
+        if key in refused:
+            yield _at(sample, kinds.REFUSED, refused[key])
         else:
-            log.advance()
-            try:
-                length = gauge.length(sample)
-            except DataError as error:
-                yield _at(sample, kinds.REFUSED, str(error).removeprefix(f"{sample.where}: "))
-                continue
-            known[key] = fresh[key] = json.dumps(asdict(length))
-            if len(fresh) % _ABOUT_EVERY == 0:
-                kept.put(fresh)
-                fresh = {}
-        yield from _judged(sample, length, gauge)
-    kept.put(fresh)
+            yield from _judged(sample, Length(**json.loads(known[key])), gauge)
+
+
+def _measured(samples: Sequence[Sample], gauge: Gauge) -> list[Length | str]:
+    """Return how long each row is, or why the processor refuses it."""
+    told: list[Length | str] = []
+    for sample in samples:
+        try:
+            told.append(gauge.length(sample))
+        except DataError as error:
+            told.append(str(error).removeprefix(f"{sample.where}: "))
+    return told
 
 
 def _judged(sample: Sample, length: Length, gauge: Gauge) -> Iterator[Finding]:
