@@ -52,7 +52,7 @@ def prepared(samples: list[Any], model: Path, folder: Path) -> dict[str, bytes]:
 def same_by_both(
     samples: list[Any], model: Path, folder: Path, other: Callable[[], None], measure: bool
 ) -> None:
-    """Check and prepare alone, then as ``other`` says; all must be the same. ``measure`` rows in the check, too."""
+    """Check (and ``measure`` rows) and prepare alone, then as ``other`` says; all must be the same."""
     gauge = model if measure else None
     media = sorted({part.path for row in samples for part in (*row.images, *row.sounds)})
     data = media[0].parent / f"{folder.name}.jsonl"  # rows name their media relative to where they stand
