@@ -151,10 +151,13 @@ def _picture_head(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
-            head = {"form": picture.format or "", "mode": picture.mode, "width": width, "height": height}
+            form = "JPEG" if picture.format == "MPO" else picture.format or ""
+            head = {"form": form, "mode": picture.mode, "width": width, "height": height}
             if width * height <= media.MAX_PIXELS:
                 head["orientation"] = int(picture.getexif().get(_ORIENTATION, 1))
-                head["moving"] = bool(getattr(picture, "is_animated", False))
+                # A camera's JPEG may hold a second view (MPO); that is no animation.
+                many = bool(getattr(picture, "is_animated", False))
+                head["moving"] = many and picture.format in ("GIF", "PNG", "WEBP", "TIFF")
             return head
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return {"bomb": True}

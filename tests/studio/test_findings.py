@@ -308,6 +308,13 @@ def test_a_loud_sound_that_touches_full_scale_is_not_clipped(tmp_path: Path) -> 
     assert facts(tmp_path / "cut.wav", False).clipped > 4000
 
 
+def test_a_photograph_with_a_second_view_is_an_ordinary_jpeg(tmp_path: Path) -> None:
+    views = [Pictures.effect_noise((32, 24), 60).convert("RGB") for _ in range(2)]
+    views[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=views[1:])
+    found = facts(tmp_path / "a.jpg", True)
+    assert (found.trouble, found.form, found.moving) == ("", "JPEG", False)
+
+
 def _bytes(folder: Path) -> dict[str, str]:
     return {
         str(file): hashlib.sha256(file.read_bytes()).hexdigest()
