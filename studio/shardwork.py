@@ -54,7 +54,7 @@ class Engine:
     workers: int = 0
 
 
-def engine(name: str | None = None, workers: int | None = None) -> Engine:
+def engine(name: str | None = None, workers: int | str | None = None) -> Engine:
     """Return the engine that is asked for, by the environment where an argument is None.
 
     Raises:

@@ -42,8 +42,12 @@ def each_remote(work: Callable[[Any], Any], shards: Sequence[Any], workers: int)
             ray.cancel(left, force=True)
 
 
-def _ray(workers: int) -> Any:
-    """Return Ray, connected to the cluster that is running or to one of our own on this machine."""
+def imported() -> Any:
+    """Return the package.
+
+    Raises:
+        TriptychError: if it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported behind the user's back
     try:
         import ray
@@ -52,6 +56,12 @@ def _ray(workers: int) -> Any:
             "engine 'ray' needs the package 'ray', which is not installed; pip install 'triptych[ray]', "
             "or use the engine 'local'"
         ) from None
+    return ray
+
+
+def _ray(workers: int) -> Any:
+    """Return Ray, connected to the cluster that is running or to one of our own on this machine."""
+    ray = imported()
     if not ray.is_initialized():
         own = {"num_cpus": workers or None, "include_dashboard": False}
         more = {} if os.environ.get("RAY_ADDRESS") else own

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps import engines
+
 if TYPE_CHECKING:
     from studio.data.findings import Report
 
@@ -25,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for check.json and check.html")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy to this new folder")
     parser.add_argument("--json", action="store_true", help="print check.json instead of a table")
+    engines.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from studio.data.findings.repair import FILE, repair
     from studio.log import best_log
 
+    engines.choose(options)
     files = data_files(find_data(options.data), options.split)
     gauge = None
     if options.model:

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from apps import engines
 from studio import config, plugins
 
 EXAMPLE = (
@@ -22,12 +23,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="a setting, as in lr=1e-4")
     parser.add_argument("--config", type=Path, metavar="F", help="settings from a YAML file or a run folder")
     parser.add_argument("--preset", metavar="P", help="settings the recipe has a name for, such as smoke")
+    engines.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Build the configuration, run the recipe and print what came of it."""
     from studio.log import best_log
 
+    engines.choose(options)
     recipe = plugins.load("recipes", options.recipe)
     settings = config.load(
         recipe.Config,
