@@ -1,0 +1,78 @@
+"""What small random checkpoints are made of: a tokenizer trained on sentences, and a way to write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from studio.families._save import save_pretrained
+from studio.later import torch
+from studio.types import Loaded
+
+TEXTS = ("What is in the picture?", "a red circle", "what was said?", "one two three", "how many squares?")
+
+CHATML = (
+    "{%- for message in messages -%}"
+    "{%- if loop.first and message['role'] != 'system' and SYSTEM -%}"
+    "{{- '<|im_start|>system\\n' + SYSTEM + '<|im_end|>\\n' -}}{%- endif -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- else -%}{{- MEDIUM -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def chatml(medium: str, system: str = "") -> str:
+    """Return a ChatML template in which a medium stands as ``medium``, with an implied ``system`` turn."""
+    fixed = f"{{%- set SYSTEM = {system!r} -%}}{{%- set MEDIUM = {medium!r} -%}}"
+    return fixed + CHATML
+
+
+def byte_level(
+    special: Iterable[str], *, eos: str, pad: str, named: Mapping[str, str] | None = None, **more: Any
+) -> Any:
+    """Train a byte-level BPE tokenizer, as Qwen and Granite have it, with ``special`` tokens.
+
+    ``named`` gives some of them a name that the processor asks for (``image_token``, say).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = list(dict.fromkeys((*special, eos, pad, *(named or {}).values())))
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=288 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        eos_token=eos,
+        pad_token=pad,
+        additional_special_tokens=[token for token in special if token not in (named or {}).values()],
+        extra_special_tokens=dict(named or {}),
+        model_max_length=2048,
+        **more,
+    )
+
+
+def write(kind: Any, config: Any, processor: Any, folder: Path, seed: int = 0) -> Path:
+    """Write a random model of the class ``kind`` with its processor into ``folder`` and return it."""
+    from transformers import GenerationConfig
+
+    words = processor.tokenizer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id
+    )
+    save_pretrained(Loaded(model, processor), folder)
+    return Path(folder)
