@@ -8,14 +8,21 @@ from pathlib import Path
 
 EXAMPLE = (
     "triptych preview handwriting --model nano-omni\n"
-    "triptych preview calls --model nano-omni -n 8 --html runs/preview.html"
+    "triptych preview calls --model nano-omni -n 8 --html runs/preview.html\n"
+    "triptych preview calls --augment steps.yaml --html runs/augmented.html"
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("data", metavar="DATA", help="a .jsonl file, a folder of them, or a shipped name")
-    parser.add_argument("--model", metavar="M", required=True, help="whose processor shows them")
+    parser.add_argument("--model", metavar="M", help="whose processor shows them")
+    parser.add_argument(
+        "--augment",
+        type=Path,
+        metavar="F",
+        help="show each step of an augmentation side by side: a YAML file or a run (--model: features, too)",
+    )
     parser.add_argument("-n", type=int, default=3, metavar="N", help="how many rows (%(default)s)")
     parser.add_argument("--split", metavar="S", help="which .jsonl of a folder (train, if there is one)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
@@ -36,6 +43,10 @@ def run(options: argparse.Namespace) -> int:
     if options.n < 1:
         raise ConfigError(f"-n must be at least 1, not {options.n}")
     file = data_files(find_data(options.data), options.split)[-1]
+    if options.augment:
+        return _augmented(options, file)
+    if not options.model:
+        raise ConfigError("--model must be given: the rows are shown as its processor makes them")
     gauge = families.gauge(find_model(options.model))
 
     from apps.preview import Row, preview_page, row_of, terminal
@@ -63,4 +74,27 @@ def run(options: argparse.Namespace) -> int:
     for row in rows:
         console.print(terminal(row))
     console.print("green bold: trained; dim: read only; yellow: places of a medium", style="dim")
+    return 0
+
+
+def _augmented(options: argparse.Namespace, file: Path) -> int:
+    """Write a page of what an augmentation makes of the first rows."""
+    from apps.augment_page import augment_page, read_file
+    from studio import families
+    from studio.assets import find_model
+    from studio.augment._steps import check_steps
+    from studio.data import load_data
+    from studio.errors import ConfigError
+    from studio.files import atomic_write
+
+    if not options.html:
+        raise ConfigError("--augment needs --html FILE: pictures and sounds are shown on a page")
+    steps, seed = read_file(options.augment)
+    samples = load_data(file)
+    check_steps(steps, samples)
+    gauge = families.gauge(find_model(options.model)) if options.model else None
+    rows = list(enumerate(samples))[: options.n]
+    title = f"{file.parent.name}/{file.name}, augmented"
+    atomic_write(options.html, augment_page(title, rows, steps, seed, gauge))
+    print(f"written to {options.html}")
     return 0
