@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from studio.log import QuietLog
 from studio.types import Sample, Sound, Text, Turn
 from tests.studio.defects import DEFECTS, WITH_MODEL, Set, seeded
 
+ROOT = Path(__file__).resolve().parents[2]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -38,6 +41,15 @@ def shown(capsys: Capture) -> str:
 def test_clean_data_is_one_line_and_no_error(clean: Set, capsys: Capture) -> None:
     assert main(["check", str(clean.folder)]) == 0
     assert shown(capsys) == "20 rows, 20 media: nothing found\n"
+
+
+def test_without_a_model_no_torch_is_imported(clean: Set) -> None:
+    code = (
+        "import sys\nfrom apps.cli import main\n"
+        f"assert main(['check', {str(clean.folder)!r}]) == 0\n"
+        "assert not {'torch', 'transformers', 'gradio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
 def test_warnings_alone_are_no_error(tmp_path: Path, capsys: Capture) -> None:

@@ -78,25 +78,23 @@ def data_files(path: Path, split: str | None = None) -> list[Path]:
     return [file]
 
 
-def check_before_training(
-    samples: Sequence[Sample], log: Log, *, gauge: Gauge | None = None, kept: Kept | None = None
-) -> dict[str, int]:
+def check_before_training(samples: Sequence[Sample], log: Log, *, kept: Kept | None = None) -> dict[str, int]:
     """Check the rows of a run before its first step; return how often each kind of warning was found.
 
-    Warnings are told to ``log`` as counts. What the length policy settles is no error here.
+    Warnings are told to ``log`` as counts.
 
     Raises:
-        DataError: with the sentences of the first ten errors; `MediaError` if all are about files.
+        DataError: with an error of each of the first ten wrong rows; `MediaError` if all are about files.
     """
-    found, _, _ = _check(samples, log, gauge, kept or Kept(), encode=False)
-    errors = [finding for finding in found if finding.error and finding.kind != kinds.LONG_SOUND.name]
-    if errors:
-        kind = MediaError if all(finding.kind in _FILES for finding in errors) else DataError
-        lines = {(finding.file, finding.row) for finding in errors}
-        told = [finding.sentence for finding in errors[:SHOWN]]
-        if len(errors) == 1:
-            raise kind(told[0])
-        raise kind(together(told, max(len(errors), len(lines)), "findings", len(found)))
+    found, _, _ = _check(samples, log, None, kept or Kept(), encode=False)
+    first: dict[tuple[Path, int], Finding] = {}
+    for finding in found:
+        if finding.error:
+            first.setdefault((finding.file, finding.row), finding)
+    if first:
+        kind = MediaError if all(finding.kind in _FILES for finding in first.values()) else DataError
+        told = [finding.sentence for finding in first.values()]
+        raise kind(together(told[:SHOWN], len(told), "rows", len(samples)))
     warnings = Report(files=(), rows=len(samples), findings=found).counts()
     if warnings:
         counts = ", ".join(f"{count} {name}" for name, count in warnings.items())
