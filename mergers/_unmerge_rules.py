@@ -16,7 +16,7 @@ from typing import Any
 from mergers._assign import Choice, assign
 from mergers._groups import Groups, Subject, group_of, selector, subjects_of, towers_of
 from mergers._rules import Rule, varies
-from mergers._settings import is_per_model, method
+from mergers._settings import allowed, is_per_model, method
 from mergers._sources import Source
 from mergers._spec import MergeSpec
 from studio.adapters import Adapter, is_adapter, read_adapter
@@ -165,9 +165,9 @@ class Ruled:
                     texts = self.spec.rules[int(number[1]) - 1].match
                     known = [self.subjects[name] for name in own]
                     match = tuple(t for t in texts if any(selector(t).matches(s) for s in known))
-                    ruled[int(number[1])] = _rule(match, end)
+                    ruled[int(number[1])] = _rule(match, end, usual)
                 elif by or end != usual:
-                    named.append(_rule((f"re:^(?:{'|'.join(map(re.escape, own))})$",), end))
+                    named.append(_rule((f"re:^(?:{'|'.join(map(re.escape, own))})$",), end, usual))
         rules = (*named, *(ruled[number] for number in sorted(ruled)))
         name, settings = usual
         return replace(spec, method=name, settings=settings, rules=rules, weights_by_layer={}, protect=False)
@@ -184,10 +184,14 @@ def _sum(weights: list[float], average: bool, *, mean: bool) -> End:
     return "task_arithmetic", {"weight": weights}
 
 
-def _rule(match: tuple[str, ...], end: End) -> Rule:
-    return (
-        Rule(match=match, freeze=True) if end is None else Rule(match=match, method=end[0], settings=end[1])
-    )
+def _rule(match: tuple[str, ...], end: End, usual: End) -> Rule:
+    """Return the rule that leads to an end, without anything of the usual settings."""
+    if end is None:
+        return Rule(match=match, freeze=True)
+    name, settings = end
+    known = allowed(method(name))
+    others = {key: known[key].default for key in (usual[1] if usual else ()) if key in known}
+    return Rule(match=match, method=name, settings={**others, **settings})
 
 
 def _matching(rules: Iterable[Rule], subjects: Sequence[Subject]) -> Iterable[Rule]:
