@@ -187,3 +187,14 @@ def test_a_method_of_two_models_is_refused_by_its_rule(adapters: list[Path], tmp
     ):
         unmerge(adapters[1], tmp_path / "m", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_takes_nothing_from_settings_that_its_numbers_hold_already(
+    adapters: list[Path], tmp_path: Path
+) -> None:
+    more = {"method": "ties", "settings": {"weight": [0.5, 0.3, -0.4], "scale": 0.7, "density": 0.5}}
+    rules = [{"match": "vision", "method": "task_arithmetic"}]
+    merged = _merge(adapters, tmp_path / "merged", rules=rules, weights_by_layer={}, **more)
+    unmerge(adapters[1], merged, tmp_path / "out")
+    truth = 0.7 * 0.5 * _deltas(adapters[0])[EYES]
+    torch.testing.assert_close(_deltas(tmp_path / "out")[EYES], truth, rtol=1e-4, atol=1e-5)
