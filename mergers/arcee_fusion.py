@@ -43,7 +43,7 @@ def merge(
     """
     del place
     one_of("origin", origin, Origin)
-    (delta,) = deltas(tensors, base)
+    delta = deltas(tensors, base)[0]
     if not delta.numel():
         return on_base(delta, base, scale)
     if origin == "zero" and base is not None:
