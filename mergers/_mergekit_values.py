@@ -181,7 +181,7 @@ def _of_differences(method: str, values: dict[str, Any]) -> dict[str, Any]:
     found = {**values, "normalise": "weights" if normalise else "none"}
     if method.startswith(("dare", "della")):
         found["rescale"] = "l1" if rescale else "none"
-    elif rescale:
+    elif rescale and method != "task_arithmetic":  # which drops nothing that it could make up for
         raise ConfigError(f"merge_method {method} is supported with rescale: false only")
     if method == "task_arithmetic":
         del found["density"]

@@ -60,7 +60,7 @@ FILES = {
           - {model: <b>, parameters: {weight: 0.4}}
         merge_method: task_arithmetic
         base_model: <base>
-        parameters: {lambda: 0.8, normalize: true, int8_mask: true}
+        parameters: {lambda: 0.8, normalize: true, int8_mask: true, rescale: true}
         """,
     "ties": """
         models:
