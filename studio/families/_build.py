@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,53 @@ def byte_level(
     )
 
 
-def write(kind: Any, config: Any, processor: Any, folder: Path, seed: int = 0) -> Path:
-    """Write a random model of the class ``kind`` with its processor into ``folder`` and return it."""
+def byte_fallback(
+    kind: Any, special: Iterable[str], *, named: Mapping[str, str] | None = None, **more: Any
+) -> Any:
+    """Train a BPE tokenizer with marked blanks and byte fallback, as Llama and Gemma have it.
+
+    ``kind`` is its class of transformers, whose own special tokens come first.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE(byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    own = list(dict.fromkeys(token for token in kind().all_special_tokens))
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=450 + len(own),
+        special_tokens=[*own, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=["▁", *letters],
+        show_progress=False,
+    )
+    made.train_from_iterator(TEXTS, trainer)
+    model = json.loads(made.to_str())["model"]
+    words = kind(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
+        extra_special_tokens=dict(named or {}),
+        model_max_length=2048,
+        **more,
+    )
+    words.add_tokens(list(special), special_tokens=True)
+    return words
+
+
+def write(kind: Any, config: Any, processor: Any, folder: Path, *, end: str = "", seed: int = 0) -> Path:
+    """Write a random model of the class ``kind`` with its processor into ``folder`` and return it.
+
+    ``end`` is the token at which an answer ends, where that is not the tokenizer's own end.
+    """
     from transformers import GenerationConfig
 
     words = processor.tokenizer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
+    ends = [words.eos_token_id] + ([words.convert_tokens_to_ids(end)] if end else [])
     model.generation_config = GenerationConfig(
-        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id
+        bos_token_id=words.bos_token_id, eos_token_id=ends, pad_token_id=words.pad_token_id
     )
     save_pretrained(Loaded(model, processor), folder)
     return Path(folder)

@@ -57,7 +57,7 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
         raise CheckpointError(
             f"{type(processor).__name__} has no chat template; a model needs one to be trained"
         )
-    special = set(processor.tokenizer.all_special_tokens)
+    special = _special(processor.tokenizer)
     for turn in sample.turns:
         for part in turn.parts:
             found = next((t for t in special if isinstance(part, Text) and t in part.text), None)
@@ -91,6 +91,12 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
             raise CheckpointError(f"{sample.where}: the chat template rewrites earlier turns")
         cut.append(_segment(whole[len(done) :], turns[pending:], learned=False))
     return [segment for segment in cut if segment.text]
+
+
+def _special(tokenizer: Any) -> set[str]:
+    """Return all special tokens: those with a name, and those that are only marked so in the vocabulary."""
+    marked = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*tokenizer.all_special_tokens, *marked}
 
 
 def _segment(text: str, turns: Sequence[Turn], learned: bool) -> Segment:

@@ -75,7 +75,9 @@ class Gauge:
         """Modality -> id of the token that holds a place for its features; none for an encoder-decoder."""
         found: dict[str, int] = {}
         for modality in ("image", "audio"):
-            token = getattr(self.processor, f"{modality}_token", None)
+            # Gemma's processor calls by this name the mark that opens a picture, its tokenizer the places.
+            own = getattr(self.processor, f"{modality}_token", None)
+            token = getattr(self.processor.tokenizer, f"{modality}_token", own)
             if token is not None and modality in self.family.modalities:
                 found[modality] = int(self.processor.tokenizer.convert_tokens_to_ids(token))
         return found

@@ -46,7 +46,7 @@ def build(folder: Path, kind: str = "qwen3_vl") -> Path:
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
         "bos_token_id": None, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
     }  # fmt: skip
-    vision = {
+    vision: dict[str, Any] = {
         "depth": 2, "num_heads": heads, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2
     }  # fmt: skip
     if kind == "qwen2_vl":

@@ -1,7 +1,7 @@
 """Qwen2-Audio: sounds and text in, text out (Chu et al. 2024, arXiv:2407.10759).
 
-The chat template numbers the sounds of a conversation. The encoder takes one window (30 s) and nothing else: a
-shorter sound is padded by the extractor, a longer one is an error and never cut.
+The chat template numbers the sounds of a conversation. The encoder takes one window (30 s) and nothing
+else: a shorter sound is padded by the extractor, a longer one is an error and never cut.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
 
+_MARKS = {"": "AUDIO", "_bos": "audio_bos", "_eos": "audio_eos"}
 _KEYS = ("input_features", "feature_attention_mask")
 
 
@@ -81,11 +82,7 @@ def tiny(folder: Path) -> Path:
 
     from studio.families import _build
 
-    named = {
-        "audio_token": "<|AUDIO|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
+    named = {f"audio{part}_token": f"<|{mark}|>" for part, mark in _MARKS.items()}
     words = _build.byte_level(["<|im_start|>"], eos="<|im_end|>", pad="<|endoftext|>", named=named)
     # The processor brings its chat template with it.
     whole = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=32, chunk_length=2), words)

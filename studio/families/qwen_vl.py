@@ -1,9 +1,9 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures and text in, text out.
 
-Wang et al. 2024, arXiv:2409.12191; Bai et al. 2025, arXiv:2502.13923 and arXiv:2511.21631. A picture keeps its
-shape: the processor scales it to between the smallest and the largest number of pixels it is set to, and
-writes as many image tokens. A chat template that takes the thoughts out of earlier turns cannot be trained on
-in rows of several turns, and says so.
+Wang et al. 2024, arXiv:2409.12191; Bai et al. 2025, arXiv:2502.13923 and arXiv:2511.21631. A picture keeps
+its shape: the processor scales it to between the smallest and the largest number of pixels it is set to, and
+writes as many image tokens. A chat template that takes the thoughts out of earlier turns is refused for rows
+of several turns, by name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "c
 
 
 def encode(processor: Any, sample: Sample, supervise: bool) -> Batch:
-    """Encode one sample: ids and labels [L], mm_token_type_ids [L], pixel_values [P, D], image_grid_thw [N, 3].
+    """Encode one sample: ids, labels and mm_token_type_ids [L], pixel_values [P, D], image_grid_thw [N, 3].
 
     P counts the patches of all N pictures. ``mm_token_type_ids`` mark the places of pictures, which have
     positions of their own (M-RoPE). Raises `DataError` for a sound: these models do not hear.
@@ -86,7 +86,8 @@ FAMILY = Family(
     lora_targets={
         "vision": r"model\.visual\.blocks\.\d+\."
         r"(attn\.(qkv|proj)|mlp\.(fc1|fc2|linear_fc1|linear_fc2|gate_proj|up_proj|down_proj))",
-        "projector": r"model\.visual\.(merger\.mlp\.(0|2)|(merger|deepstack_merger_list\.\d+)\.linear_fc(1|2))",
+        "projector": r"model\.visual\."
+        r"(merger\.mlp\.(0|2)|(merger|deepstack_merger_list\.\d+)\.linear_fc(1|2))",
         "llm": r"model\.language_model\.layers\.\d+\."
         r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
     },

@@ -47,7 +47,9 @@ def learned(processor: Any, item: dict[str, Any]) -> str:
 
 
 def ends(processor: Any) -> str:
-    return str(processor.tokenizer.eos_token)
+    """Return the mark that ends an answer: the tokenizer's end, except where turns have an end of their own."""
+    turn = "<end_of_turn>"
+    return turn if turn in processor.tokenizer.get_vocab() else str(processor.tokenizer.eos_token)
 
 
 def speech(text: str, loss: bool = True) -> Turn:
