@@ -47,7 +47,7 @@ def learned(processor: Any, item: dict[str, Any]) -> str:
 
 
 def ends(processor: Any) -> str:
-    """Return the mark that ends an answer: the tokenizer's end, except where turns have an end of their own."""
+    """Return the mark that ends an answer: the tokenizer's end, or that of turns where they have one."""
     turn = "<end_of_turn>"
     return turn if turn in processor.tokenizer.get_vocab() else str(processor.tokenizer.eos_token)
 
