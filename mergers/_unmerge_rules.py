@@ -40,7 +40,7 @@ class Ruled:
 
     subjects   the result's tensors as selectors see them, and ``choices`` what was done to each
     adapters   of the inputs that are still there and are adapters: path -> the tensors that it changes
-    is_adapter  whether the result is one
+    is_adapter  whether the result is one, and ``lost`` what it then lacks since the rules froze it
     """
 
     spec: MergeSpec
@@ -48,6 +48,7 @@ class Ruled:
     choices: Mapping[str, Choice]
     adapters: Mapping[Path, Sequence[str]]
     is_adapter: bool
+    lost: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, spec: MergeSpec, merged: Path, base: Path | None) -> Ruled:
@@ -59,6 +60,10 @@ class Ruled:
         else:
             names, towers = _of_model(Checkpoint(merged), list(there.values()))
         own = {path: [*(f"{n}.weight" for n in a.names()), *a.values] for path, a in there.items()}
+        here, lost = {first for first, *_ in names}, dict[str, None]()
+        if is_adapter(merged):
+            lost = dict.fromkeys(name for part in own.values() for name in part if name not in here)
+            names += [[name, name.removesuffix(".weight")] for name in lost]
         subjects = subjects_of(names, towers)
         beside = [*(n for part in own.values() for n in part), *(ground.names() if ground else ())]
         around = [Subject(names=(n,), group=group_of(n, towers)) for n in beside]
@@ -66,7 +71,7 @@ class Ruled:
         spec = replace(spec, rules=tuple(_matching(spec.rules, groups.subjects)))
         return cls(
             spec=spec, subjects=subjects, choices=assign(spec, groups, subjects), adapters=own,
-            is_adapter=is_adapter(merged),
+            is_adapter=is_adapter(merged), lost=frozenset(lost),
         )  # fmt: skip
 
     def without(self, number: int, average: bool) -> MergeSpec:
@@ -84,7 +89,10 @@ class Ruled:
         Raises `MergeError` naming the rule whose method does not add up, beginning with ``why`` that matters.
         """
         ends: dict[str, End] = {}
-        for name in self.choices:
+        for name, choice in self.choices.items():
+            if choice.frozen and self.is_adapter:
+                ends[name] = None
+                continue
             found = self._coefficients(name)
             if found is None:
                 raise MergeError(
@@ -144,14 +152,13 @@ class Ruled:
         """Return a merge in which each tensor comes to its end, by the settings or by a rule."""
         if self.is_adapter:
             there = [self.adapters[m.path] for m in spec.models if m.path in self.adapters]
-            changed = dict.fromkeys(name for own in there for name in own)
-            if len(there) == len(spec.models):  # modules that no adapter has any more have no end
-                ends = {name: end for name, end in ends.items() if name in changed}
-            ends |= {name: None for name in changed if name not in self.choices}  # frozen, so left out
+            has = {name for own in there for name in own}
+            if len(there) < len(spec.models):  # the result itself takes part
+                has |= set(self.choices) - self.lost
+            ends = {name: end for name, end in ends.items() if name in has}
         alike: dict[str, tuple[End, dict[str, list[str]]]] = {}
         for name, end in ends.items():
-            by = self.choices[name].by if name in self.choices else "gone"
-            alike.setdefault(json.dumps(end), (end, {}))[1].setdefault(by, []).append(name)
+            alike.setdefault(json.dumps(end), (end, {}))[1].setdefault(self.choices[name].by, []).append(name)
         merging = [(end, own) for end, own in alike.values() if end is not None]
         if not merging:
             raise MergeError("the rules keep the base's values everywhere; there is nothing to take out")

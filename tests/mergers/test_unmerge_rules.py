@@ -105,8 +105,26 @@ def test_adapters_keep_their_part_of_each_module(
     assert report.details["how"] == ("merged again" if gone is None else "subtracted")
     found = _deltas(tmp_path / "out")
     assert set(found) == set(LAYERS)  # what is frozen stays away
+    recipe = json.loads((tmp_path / "out/merge.lock.json").read_text())["recipe"]
+    assert {"match": "vision", "freeze": True} in recipe["rules"]
     for name in found:
         torch.testing.assert_close(found[name], truth[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_frozen_needs_no_rule_where_nothing_has_it(
+    adapters: list[Path], base: Path, tmp_path: Path
+) -> None:
+    parts = [adapters[0], adapters[2]]
+    rules = [{"match": "vision", "freeze": True}]
+    merged = tmp_path / "merged"
+    merge(MergeSpec.from_mapping({"method": "cat", "models": list(map(str, parts)), "rules": rules}), merged)
+    shutil.rmtree(base)
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(adapters[0])
+        unmerge(adapters[2 if gone else 0], merged, tmp_path / "out")
+        rest = _deltas(tmp_path / "out")
+        assert set(rest) == set(LAYERS if gone else LAYERS[1:])
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["inputs there", "inputs gone"])
