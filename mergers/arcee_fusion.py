@@ -9,15 +9,16 @@ fence like those of Tukey 1977, Exploratory Data Analysis, chapter 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mergers._gram import Origin
 from mergers._ops import deltas, on_base, one_of
 from mergers._place import NOWHERE, Place
 from mergers._select import cut
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: mergekit takes the softmax of the weights themselves.
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {"origin": "zero"}}

@@ -8,15 +8,17 @@ are scaled up. Both are counted tensor by tensor ("tensor-local"), as mergekit's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mergers._ops import deltas, on_base
 from mergers._place import NOWHERE, Look, Place
 from studio.errors import ConfigError
+from studio.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRESETS: dict[str, dict[str, Any]] = {"mergekit": {}}
 PIECES = "any"
