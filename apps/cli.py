@@ -20,7 +20,20 @@ from studio import plugins
 from studio.errors import TriptychError, UnknownName, unknown
 
 #: In the order in which a new user meets them.
-COMMANDS = ("demo", "check", "preview", "run", "convert", "merge", "eval", "app", "ls", "show", "doctor")
+COMMANDS = (
+    "demo",
+    "check",
+    "preview",
+    "run",
+    "convert",
+    "card",
+    "merge",
+    "eval",
+    "app",
+    "ls",
+    "show",
+    "doctor",
+)
 #: What the machine refuses, rather than what the program does wrong.
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 

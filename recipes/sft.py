@@ -33,8 +33,8 @@ from studio.checkpoint import Checkpoint
 from studio.config import to_dict
 from studio.data import load_data
 from studio.data.findings import check_before_training
-from studio.data.identity import data_hash
 from studio.data.lengths import rules as length_rules
+from studio.data.provenance import provenance
 from studio.errors import ConfigError, unknown
 from studio.families._gauge import Gauge
 from studio.families._save import save_pretrained
@@ -165,12 +165,11 @@ def run(config: Config, log: Log) -> Run:
     train = load_data(find_data(config.data), split="train")
     held_out = load_data(find_data(config.eval_data), split="test") if config.eval_data else []
     check_steps(steps, train)
-    inputs = {"model": Checkpoint(base).fingerprint(), "data": data_hash(train)}
-    if held_out:
-        inputs["eval_data"] = data_hash(held_out)
+    origins = {"data": provenance(train)} | ({"eval_data": provenance(held_out)} if held_out else {})
+    inputs = {"model": Checkpoint(base).fingerprint()} | {k: told["sha256"] for k, told in origins.items()}
     if steps:
         inputs["augment"] = fingerprint(steps)
-    record = new_record("sft", to_dict(config), inputs, apart=APART, processes=world)
+    record = new_record("sft", to_dict(config), inputs, apart=APART, processes=world, data=origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":
         log.say(f"{output} is finished with these settings and inputs; resume=false trains it again")
@@ -328,7 +327,7 @@ def keep(model: Any, loaded: Loaded, family: Family, config: Config, record: Rec
         "base_fingerprint": record.inputs["model"],
         "family": family.name,
     }
-    note = {"run": record.fingerprint, "step": step}
+    note = {"run": record.fingerprint, "step": step, "data": record.data["data"]}
     if config.method == "lora":
         save_adapter(model, config.output / "adapter", note=note, **about)
         return

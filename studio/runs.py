@@ -35,7 +35,8 @@ class Record:
 
     ``inputs`` are hashes of what went in, by the name of the setting; ``fingerprint`` covers the recipe, the
     settings that change the result, and the inputs' contents, but not their paths: runs with the same
-    fingerprint give the same result. ``timings`` are seconds by stage.
+    fingerprint give the same result. ``data`` says where each input of rows is from, as
+    `studio.data.provenance` tells it. ``timings`` are seconds by stage.
     """
 
     recipe: str
@@ -48,6 +49,7 @@ class Record:
     started: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def new_record(
@@ -57,6 +59,7 @@ def new_record(
     *,
     apart: Iterable[str] = (),
     processes: int = 1,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Record:
     """Return the record of a run that begins now.
 
@@ -71,6 +74,7 @@ def new_record(
         seed=int(config.get("seed", 0)),
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         inputs=dict(inputs),
+        data=dict(data or {}),
         versions=versions(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -172,6 +176,7 @@ def write_card(
         _table(("figure", "value"), [(key, f"{value:.4g}") for key, value in record.metrics.items()]),
         "## Inputs",
         _table(("input", "path", "sha256"), inputs),
+        *(["## Data", _origins(record)] if record.data else []),
         "## Settings",
         _table(("setting", "value"), [(key, f"`{value}`") for key, value in record.config.items()]),
         "## Made with",
@@ -183,6 +188,16 @@ def write_card(
         f"```\n{use}\n```",
     ]
     atomic_write(folder / CARD, "\n\n".join(parts) + "\n")
+
+
+def _origins(record: Record) -> str:
+    """Return a table of the sets that went in: what they are, how they may be used, where they are from."""
+    rows = []
+    for key, found in record.data.items():
+        media = "".join(f", {found[kind]:,} {kind}" for kind in ("pictures", "sounds") if found.get(kind))
+        names = (", ".join(found.get(what) or {}) for what in ("licenses", "sources"))
+        rows.append((key, f"{found.get('rows', 0):,} rows{media}", *names))
+    return _table(("input", "holds", "licences", "sources"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

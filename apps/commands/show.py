@@ -118,28 +118,43 @@ def _run(folder: Path) -> str:
     for title in ("metrics", "config", "inputs", "timings", "versions"):
         if isinstance(part := record.get(title), Mapping) and part:
             lines += [f"{title}:", *(f"  {key:<16} {_figure(value)}" for key, value in part.items())]
+    data = record.get("data")
+    if isinstance(data, Mapping) and data:
+        lines.append("trained on:")
+        lines += [f"  {key:<12} {_set(found)}" for key, found in data.items() if isinstance(found, Mapping)]
     made = [name for name in ("adapter", "model", "last") if (folder / name).is_dir()]
     if made:
         lines.append(f"holds: {', '.join(made)}")
     return "\n".join(lines)
 
 
+def _set(found: Mapping[str, Any]) -> str:
+    """Return what a run or an adapter keeps of a set it was trained on, in one line."""
+    from studio.data.provenance import told
+
+    name = f"{found['card']}: " if found.get("card") else ""
+    return f"{name}{told(found)}; sha256 {str(found.get('sha256'))[:16]}"
+
+
 def _checkpoint(folder: Path) -> str:
     """Return a summary of the model or adapter in ``folder``, from its headers."""
     from math import prod
 
-    from studio.adapter_format import is_adapter, read_adapter
+    from studio.adapter_format import NOTE_FILE, is_adapter, read_adapter
     from studio.checkpoint import Checkpoint
 
     if is_adapter(folder):
         adapter = read_adapter(folder)
         ranks = sorted({factors.rank for factors in adapter.modules.values()})
+        note = _json(folder / NOTE_FILE) if (folder / NOTE_FILE).is_file() else {}
+        data = note.get("data")
         return "\n".join(
             [
                 f"adapter {folder}",
                 f"  base     {adapter.base or 'not said'}",
                 f"  family   {adapter.family or 'not said'}",
                 f"  modules  {len(adapter.modules)} of rank {', '.join(map(str, ranks))}",
+                *([f"  data     {_set(data)}"] if isinstance(data, Mapping) else []),
             ]
         )
     checkpoint = Checkpoint(folder)
