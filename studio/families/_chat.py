@@ -47,8 +47,10 @@ def _render(processor: Any, turns: Sequence[Turn], prompt: bool) -> str:
     return text
 
 
-def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
+def segments(processor: Any, sample: Sample, supervise: bool, *, end: str = "") -> list[Segment]:
     """Cut a sample into segments; learned ones hold an assistant's text and its end-of-turn mark.
+
+    ``end`` is put behind every answer where the template puts no special token there.
 
     Raises `DataError` for a special token inside the user's text (it would be taken for a medium) and
     `CheckpointError` for a chat template that does not let the answer be told apart from the prompt.
@@ -57,7 +59,7 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
         raise CheckpointError(
             f"{type(processor).__name__} has no chat template; a model needs one to be trained"
         )
-    special = _special(processor.tokenizer)
+    special = special_tokens(processor.tokenizer)
     for turn in sample.turns:
         for part in turn.parts:
             found = next((t for t in special if isinstance(part, Text) and t in part.text), None)
@@ -75,15 +77,16 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
         answer = turn.text.strip()
         lead = len(rest) - len(rest.lstrip())
         tail = rest[lead + len(answer) :].rstrip()
+        mark = tail if tail.endswith(tuple(special)) else tail + end
         if not (
-            after.startswith(before) and before.startswith(done) and rest[lead:].startswith(answer) and tail
+            after.startswith(before) and before.startswith(done) and rest[lead:].startswith(answer) and mark
         ):
             raise CheckpointError(
                 f"{sample.where}: the chat template of {type(processor).__name__} rewrites earlier turns or "
                 "adds no end-of-turn mark, so the answer cannot be told apart from the prompt"
             )
         cut.append(_segment(before[len(done) :], turns[pending:index], learned=False))
-        cut.append(Segment(text=rest[:lead] + answer + tail, learned=turn.loss and supervise))
+        cut.append(Segment(text=rest[:lead] + answer + mark, learned=turn.loss and supervise))
         done, pending = before + rest[: lead + len(answer)] + tail, index + 1
     if pending < len(turns):
         whole = _render(processor, turns, prompt=not supervise)
@@ -93,7 +96,7 @@ def segments(processor: Any, sample: Sample, supervise: bool) -> list[Segment]:
     return [segment for segment in cut if segment.text]
 
 
-def _special(tokenizer: Any) -> set[str]:
+def special_tokens(tokenizer: Any) -> set[str]:
     """Return all special tokens: those with a name, and those that are only marked so in the vocabulary."""
     marked = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return {*tokenizer.all_special_tokens, *marked}
