@@ -56,7 +56,7 @@ def read_rows(place: Path, split: str, question: str) -> list[Sample]:
         if part is not None:
             turn = Turn(role="user", parts=(part, Text(text=question)) if question else (part,))
             name = file.relative_to(place).as_posix()
-            found.append(Sample(turns=(turn,), file=place, line=len(found) + 1, source=name))
+            found.append(Sample(turns=(turn,), file=place, line=len(found) + 1, id=name))
     if not found:
         raise DataError(f"data folder '{place}' holds neither rows (.jsonl, .parquet) nor pictures or sounds")
     if not question and any(sample.images for sample in found):
@@ -178,8 +178,8 @@ def finished(
 
     turns = [dataclasses.replace(t, parts=tuple(map(moved, t.parts))) for t in sample.prompt]
     turns.append(Turn(role="assistant", parts=(Text(text=answer),)))
-    line = f"{sample.file.name}:{sample.line}"
-    origin = f"{sample.source} ({line})" if sample.source else line
+    # The same for all rows of a set, which a card of the set then counts; `extra` names the row.
+    origin = sample.source or f"{sample.file.parent.name}/{sample.file.name}"
     return dataclasses.replace(
         sample,
         turns=tuple(turns),

@@ -77,12 +77,13 @@ def test_every_row_says_that_it_is_synthetic_and_where_from(settings: dict[str, 
     done = run(settings)
     rows = load_data(done.folder, split="train")
     origin = load_data(settings["data"], split="train")
+    name = Path(settings["data"]).name
     assert len(rows) == done.metrics["kept"]
     assert len(rows) + done.metrics["rejected"] == 13
     for row in rows:
         made = row.extra["synthetic"]
         line = made["from"]["line"]
-        assert row.source == f"synthetic: answers by tiny-qwen_omni; from train.jsonl:{line}"
+        assert row.source == f"synthetic: answers by tiny-qwen_omni; from {name}/train.jsonl"
         assert made["samples"] == 3
         assert 0 < made["agreement"] <= 1
         before = origin[line - 1]
@@ -153,7 +154,7 @@ def test_templates_propose_answers_from_what_is_known_of_a_row(
     twice = run(made, variations=2, resume=False)
     assert twice.metrics["kept"] == 8
     sources = [row.source for row in load_data(twice.folder, split="train")]
-    assert sources[:2] == ["synthetic: answers by templates; from train.jsonl:1"] * 2
+    assert sources[:2] == ["synthetic: answers by templates; from rows/train.jsonl"] * 2
 
 
 def test_questions_are_varied_and_the_answer_stays(settings: dict[str, Any]) -> None:
@@ -171,7 +172,7 @@ def test_questions_are_varied_and_the_answer_stays(settings: dict[str, Any]) -> 
     by_model = run(settings, propose="questions", resume=False)
     assert by_model.metrics["kept"] > 0
     (first, *_) = load_data(by_model.folder, split="train")
-    assert first.source.startswith("synthetic: questions by tiny-qwen_omni; from train.jsonl:")
+    assert first.source.startswith("synthetic: questions by tiny-qwen_omni; from ")
 
 
 def test_a_folder_of_media_is_asked_and_a_broken_file_is_told(
@@ -188,7 +189,7 @@ def test_a_folder_of_media_is_asked_and_a_broken_file_is_told(
     done = run(media, question="What is it?")
     rows = load_data(done.folder, split="train")
     assert {row.prompt[-1].text for row in rows} == {"What is it?"}
-    assert {row.extra["synthetic"]["from"]["source"] for row in rows} <= {"1.png", "2.png", "3.wav"}
+    assert {row.extra["synthetic"]["from"]["id"] for row in rows} <= {"1.png", "2.png", "3.wav"}
     broken = [one for one in told(settings, "rejected.json") if "broken.png" in one["reason"]]
     assert len(broken) == 1
     assert "truncated" in broken[0]["reason"]
