@@ -61,8 +61,12 @@ def read_file(path: Path) -> tuple[tuple[Step, ...], int]:
         given: Any = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"cannot read the augmentation {file}") from None
-    except (ValueError, yaml.YAMLError):
-        raise ConfigError(f"{file}: not valid {'JSON' if file.suffix == '.json' else 'YAML'}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
     seed = 0
     if isinstance(given, dict):
         given = given.get("config", given)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from studio._convert import Wrong
 from studio.augment._settings import Draw
+from studio.data.kept_facts import examine
+from studio.log import QuietLog
 from studio.media import load_sound
 
 if TYPE_CHECKING:
@@ -27,6 +29,18 @@ def files_of(path: Path) -> tuple[Path, ...]:
     if not found:
         raise Wrong(f"'{path}' holds no sound; allowed: {', '.join(sorted(_SUFFIXES))}")
     return found
+
+
+def check_recordings(path: Path) -> None:
+    """Decode all recordings, those that are known from earlier excepted.
+
+    Raises:
+        Wrong: as the end of a sentence, if there is none, or one cannot be used.
+    """
+    found = examine([(file, False) for file in files_of(path)], QuietLog())
+    for one in found.values():
+        if one.facts.trouble:
+            raise Wrong(f"holds what cannot be used: {one.facts.sentence}")
 
 
 def recording(path: Path, draw: Draw, rate: int) -> Samples:

@@ -86,9 +86,7 @@ class Augmenter:
             return item
         features = item["input_features"].clone()
         sounds = features[None] if features.dim() == 2 else features
-        mask = item.get("feature_attention_mask", item.get("attention_mask"))
-        for number, sound in enumerate(sounds):
-            heard = sound.shape[-1] if mask is None else int(mask.reshape(len(sounds), -1)[number].sum())
+        for number, (sound, heard) in enumerate(zip(sounds, _heard(item, sounds), strict=True)):
             for at, step in able:
                 draw = draw_of(self.seed, self.epoch, row, at, f"{step.name}:{part}:{number}")
                 if draw.random() < step.p and heard:
@@ -151,7 +149,15 @@ def features_of(item: Batch) -> Tensor | None:
     if "input_features" not in item:
         return None
     features = item["input_features"]
-    sound: Tensor = features if features.dim() == 2 else features[0]
-    mask = item.get("feature_attention_mask", item.get("attention_mask"))
-    heard = sound.shape[-1] if mask is None else int(mask.reshape(-1, sound.shape[-1])[0].sum())
-    return sound[:, :heard]
+    sounds = features[None] if features.dim() == 2 else features
+    sound: Tensor = sounds[0][:, : _heard(item, sounds)[0]]
+    return sound
+
+
+def _heard(item: Batch, sounds: Tensor) -> list[int]:
+    """Return how many frames of each sound [N, C, T] are more than padding, where a mask [N, T] says so."""
+    count, _, frames = sounds.shape
+    for name in ("feature_attention_mask", "attention_mask"):
+        if name in item and item[name].numel() == count * frames:
+            return [int(found) for found in item[name].reshape(count, frames).sum(-1)]
+    return [frames] * count

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from studio.augment._recordings import files_of, recording
+from studio.augment._recordings import check_recordings, recording
 from studio.augment._settings import Between, Draw, Span
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def augment(
 
 
 def check(*, recordings: Path | None, **settings: object) -> None:
-    """Raise `Wrong` if there is no sound among the recordings."""
+    """Raise `Wrong` if one of the recordings cannot be used, or there is none."""
     if recordings is not None:
-        files_of(recordings)
+        check_recordings(recordings)
 
 
 def _held(mixed: Tensor) -> Tensor:

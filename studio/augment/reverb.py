@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from studio.augment._recordings import files_of, recording
+from studio.augment._recordings import check_recordings, recording
 from studio.augment._settings import Between, Draw, Span
 
 if TYPE_CHECKING:
@@ -52,6 +52,6 @@ def augment(
 
 
 def check(*, impulses: Path | None, **settings: object) -> None:
-    """Raise `Wrong` if there is no sound among the impulse responses."""
+    """Raise `Wrong` if one of the impulse responses cannot be used, or there is none."""
     if impulses is not None:
-        files_of(impulses)
+        check_recordings(impulses)

@@ -77,6 +77,10 @@ class Epochs:
             self._make(path, begin, epoch)
         self._wait()
         made = Encoded([path for path, _ in places], [sample.weight for sample in self._samples])
+        if made.fitted[PLAIN]:
+            self._log.say(
+                f"epoch {epoch + 1}: " + ", ".join(f"{n} rows {how}" for how, n in made.fitted.items())
+            )
         self._wait()
         if self._part[0] == 0:
             for old in self._folder.glob("epoch-*"):
@@ -122,8 +126,9 @@ class Epochs:
         self, augmenter: Augmenter, shortening: Shortening, sample: Sample, row: int
     ) -> list[Batch]:
         """Return the tensors of an augmented row; none if it can no longer be trained on."""
+        changed = augmenter.sample(sample, row)
         try:
-            made, _ = shortening.encoded(augmenter.sample(sample, row))
+            made, _ = shortening.encoded(changed)
         except DataError:
             return []
         return [augmenter.features(item, row, part, sample) for part, item in enumerate(made)]

@@ -222,3 +222,30 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert "augment.speed: 'factor' must be from 0.5 to 2, not [0.1, 1.0]" in told
     assert "a step is a name with its settings, not 3" in told
     assert dataclasses.is_dataclass(read_steps(["blur"])[0])
+
+
+def test_a_recording_that_is_broken_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", TONE, RATE)
+    (tmp_path / "bad.wav").write_bytes((tmp_path / "good.wav").read_bytes()[:500])
+    with pytest.raises(
+        ConfigError, match=r"augment\.noise: holds what cannot be used: sound '.*bad\.wav' is trunc"
+    ):
+        read_steps([{"noise": {"recordings": str(tmp_path)}}])
+
+
+def test_only_frames_that_are_heard_are_masked_and_every_sound_by_itself(tmp_path: Path) -> None:
+    steps = read_steps([{"specaugment": {"stretches": 8, "stretch": 0.2}}])
+    augmenter = Augmenter(steps=steps, seed=0, epoch=0, folder=tmp_path)
+    sounds = torch.rand(80, 100, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
+    heard = torch.ones(2, 100, dtype=torch.long)
+    heard[1, 40:] = 0
+    item = {"input_features": sounds, "feature_attention_mask": heard, "attention_mask": torch.ones(7)}
+    made = augmenter.features(item, 0, 0, row(Text(text="x")))["input_features"]
+    assert torch.equal(made[1, :, 40:], sounds[1, :, 40:])
+    assert not torch.equal(made[0, :, 40:], sounds[0, :, 40:])
+    assert not torch.equal(made[0, :, :40], made[1, :, :40])
+    one = augmenter.features(
+        {"input_features": sounds[0], "attention_mask": heard[1]}, 0, 0, row(Text(text="x"))
+    )
+    assert torch.equal(one["input_features"][:, 40:], sounds[0, :, 40:])
+    assert not torch.equal(one["input_features"], sounds[0])
