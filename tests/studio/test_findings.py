@@ -285,6 +285,16 @@ def test_parquet_files_are_checked_as_lines_are(tmp_path: Path) -> None:
         data_files(next((made.folder / "media").iterdir()))
 
 
+def test_a_repaired_copy_can_be_converted_and_checked_with_its_papers_beside_it(tmp_path: Path) -> None:
+    from studio.data.formats import convert
+
+    made = seeded(tmp_path / "set", 40, 1, ["rotation"])
+    repair(checked(made, tmp_path), tmp_path / "fixed", QuietLog())
+    (tmp_path / "fixed/croissant.json").write_text('{"@context": {}}')
+    convert(tmp_path / "fixed", tmp_path / "out", "sharegpt")
+    assert {"train.json", "test.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
 def test_groups_that_are_names_are_not_rare(tmp_path: Path) -> None:
     made = seeded(tmp_path / "set", 90, 0, [])
     made.rows = [

@@ -11,6 +11,8 @@ from studio.data.formats._rows import SUFFIXES, Values, first
 
 INFO = "dataset_info.json"
 _STATE = ("state.json", INFO, "dataset_dict.json")
+#: What our own recipes and commands put beside rows, to say something about them.
+_PAPERS = ("croissant.json", "check.json", "repairs.json", "curate.json", "synthesize.json", "rejected.json")
 
 
 def data_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
@@ -25,7 +27,11 @@ def data_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
 
 
 def _rows(file: Path) -> bool:
-    return file.name not in _STATE and file.stem != "metadata" and not file.name.endswith(".triptych.json")
+    return (
+        file.name not in (*_STATE, *_PAPERS)
+        and file.stem != "metadata"
+        and not file.name.endswith(".triptych.json")
+    )
 
 
 def look(path: Path, name: str, looks: Callable[[Values], str | None]) -> str | None:
