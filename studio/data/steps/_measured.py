@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from studio.data.kept_facts import content_hashes, workers
+from studio.data.kept_facts import content_hashes
 from studio.data.steps._step import Bench
 from studio.errors import MediaError
+from studio.shardwork import cut, each_shard
 from studio.types import Sample
 
-_AT_ONCE = 256
+#: Files in a shard.
+SHARD = 64
 _PACKAGES = ("pillow", "soundfile", "numpy", "ImageHash", "datasketch", "py3langid", "cleanlab")
 
 
 def measured(
     paths: Iterable[Path], measure: Callable[[Path], dict[str, Any]], stage: str, bench: Bench
 ) -> dict[Path, dict[str, Any]]:
-    """Return what ``measure`` says of each file, in threads; plain JSON values by name.
+    """Return what ``measure``, a function of a module, says of each file; plain JSON values by name.
 
     A file that cannot be decoded is left out: `triptych check` says what is wrong with it.
     """
@@ -34,15 +35,13 @@ def measured(
     todo = list({key: path for path, key in names.items() if key not in known}.items())
     if todo:
         bench.log.stage(stage, len(todo), "files")
-        with ThreadPoolExecutor(workers()) as pool:
-            for at in range(0, len(todo), _AT_ONCE):
-                some = dict(todo[at : at + _AT_ONCE])
-                fresh = {}
-                for key, value in zip(some, pool.map(lambda p: _try(measure, p), some.values()), strict=True):
-                    fresh[key] = value
-                    bench.log.advance()
-                known |= fresh
-                bench.kept.put({key: json.dumps(value) for key, value in fresh.items()})
+        shards = cut(todo, SHARD)
+        work = each_shard(partial(_measure, measure), [[path for _, path in some] for some in shards])
+        for some, values in zip(shards, work, strict=True):
+            fresh = {key: value for (key, _), value in zip(some, values, strict=True)}
+            known |= fresh
+            bench.kept.put({key: json.dumps(value) for key, value in fresh.items()})
+            bench.log.advance(len(some))
     return {path: known[key] for path, key in names.items() if known[key] is not None}
 
 
@@ -56,11 +55,15 @@ def digests(samples: Iterable[Sample], bench: Bench) -> Callable[[Path], str]:
     return lambda path: found.get(path) or str(path)
 
 
-def _try(measure: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any] | None:
-    try:
-        return measure(path)
-    except MediaError:
-        return None
+def _measure(measure: Callable[[Path], dict[str, Any]], paths: Sequence[Path]) -> list[dict[str, Any] | None]:
+    """Return the figures of each file, None for one that cannot be decoded."""
+    found: list[dict[str, Any] | None] = []
+    for path in paths:
+        try:
+            found.append(measure(path))
+        except MediaError:
+            found.append(None)
+    return found
 
 
 @cache

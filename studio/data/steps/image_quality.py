@@ -33,7 +33,7 @@ _FEW = 64  # pixels: in a smaller picture everything is detail, and nothing is b
 class Settings:
     """The limits; 0 (of bright 255) switches one off."""
 
-    sharpness: float = field(default=0.003, metadata={"help": "least share of fine detail"})
+    sharpness: float = field(default=0.005, metadata={"help": "least share of fine detail"})
     dark: float = field(default=40.0, metadata={"help": "least value of the brightest hundredth, of 255"})
     bright: float = field(default=235.0, metadata={"help": "most value of the darkest hundredth, of 255"})
     contrast: float = field(default=3.0, metadata={"help": "least standard deviation of values, of 255"})
@@ -57,7 +57,7 @@ def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
         for image in sample.images:
             why = faults(found[image.path], settings) if image.path in found else {}
             if why:
-                count.update(why)
+                count.update(why.keys())
                 edits.append(removal(sample, f"'{image.path.name}' {', '.join(why.values())}"))
                 break
     unread = len({image.path for sample in samples for image in sample.images} - found.keys())

@@ -4,7 +4,7 @@
     phone         +49 30 1234567, (030) 123-4567, 555-123-4567: 7 to 15 digits with a +, brackets or groups
     iban          ISO 13616, with its country's length and the check of ISO 7064 (mod 97)
     card          13 to 19 digits of a card network that pass Luhn's check
-    ip            IPv4 and IPv6 addresses; loopback, private and reserved ones stay
+    ip            IPv4 and IPv6 addresses; private and reserved ones stay, and 'version 1.2.3.4'
     birth_date    a date that follows 'born', 'birth', 'DOB', 'geboren', 'Geburtsdatum', 'née', 'né'
 
 Names, places and addresses need a trained model and are not found: this step makes data safer, never
@@ -44,7 +44,8 @@ _PATTERNS = {
     "iban": re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])"),
     "card": re.compile(r"(?<![\d.,-])\d(?:[ -]?\d){12,18}(?![\d]|[.,-]\d)"),
     "ip": re.compile(
-        r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)(?![\w:]|\.\d)"
+        r"(?<![\w.:])(?<!ersion )(?<!elease )"
+        r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)(?![\w:]|\.\d)"
     ),
     "birth_date": re.compile(
         r"\b(?:born|birth(?:day|date)?|d\.?o\.?b|geboren|geburts(?:tag|datum)|née?)\b[\s\w.:,-]{0,24}?"
@@ -53,8 +54,8 @@ _PATTERNS = {
     ),
     "phone": re.compile(
         r"(?<![\w.+/-])(?:\+\d{1,3}[ ./-]?(?:\(\d{1,4}\)[ ./-]?)?\d(?:[ ./-]?\d){5,12}"
-        r"|\(\d{2,5}\)[ ./-]?\d(?:[ ./-]?\d){4,10}"
-        r"|\d{3}[ .-]\d{3}[ .-]\d{4}|0\d{1,4}[ /-]\d(?:[ -]?\d){4,9})(?![\d]|[.,/-]\d|\w)"
+        r"|(?<!\d )(?:\(\d{2,5}\)[ ./-]?\d(?:[ ./-]?\d){4,10}"
+        r"|\d{3}[ .-]\d{3}[ .-]\d{4}|0\d{1,4}[ /-]\d(?:[ -]?\d){4,9}))(?![ .,/-]?\d|\w)"
     ),
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
         for sound in sample.sounds:
             why = faults(found[sound.path], settings) if sound.path in found else {}
             if why:
-                count.update(why)
+                count.update(why.keys())
                 edits.append(removal(sample, f"'{sound.path.name}' {', '.join(why.values())}"))
                 break
     unread = len({sound.path for sample in samples for sound in sample.sounds} - found.keys())
