@@ -292,7 +292,7 @@ def test_a_repaired_copy_can_be_converted_and_checked_with_its_papers_beside_it(
     repair(checked(made, tmp_path), tmp_path / "fixed", QuietLog())
     (tmp_path / "fixed/croissant.json").write_text('{"@context": {}}')
     convert(tmp_path / "fixed", tmp_path / "out", "sharegpt")
-    assert {"train.json", "test.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"train", "test"} <= {file.stem for file in (tmp_path / "out").iterdir()}
 
 
 def test_groups_that_are_names_are_not_rare(tmp_path: Path) -> None:
