@@ -97,10 +97,13 @@ def byte_fallback(
     return words
 
 
-def write(kind: Any, config: Any, processor: Any, folder: Path, *, end: str = "", seed: int = 0) -> Path:
+def write(
+    kind: Any, config: Any, processor: Any, folder: Path, *, end: str = "", filled: str = "", seed: int = 0
+) -> Path:
     """Write a random model of the class ``kind`` with its processor into ``folder`` and return it.
 
-    ``end`` is the token at which an answer ends, where that is not the tokenizer's own end.
+    ``end`` is the token at which an answer ends, where that is not the tokenizer's own end; ``filled`` a
+    parameter that is random too, though the class begins with zeros.
     """
     from transformers import GenerationConfig
 
@@ -108,6 +111,8 @@ def write(kind: Any, config: Any, processor: Any, folder: Path, *, end: str = ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
+        if filled:
+            torch.nn.init.normal_(model.get_parameter(filled), std=0.2)
     ends = [words.eos_token_id] + ([words.convert_tokens_to_ids(end)] if end else [])
     model.generation_config = GenerationConfig(
         bos_token_id=words.bos_token_id, eos_token_id=ends, pad_token_id=words.pad_token_id

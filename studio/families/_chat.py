@@ -123,7 +123,7 @@ def encode(
 
     ``media(processor, segment)`` runs the processor on one segment that mentions media and returns its
     tensors, ``input_ids`` [1, L] included. Tensors of later segments are joined along axis ``join``
-    (per key when it is a mapping).
+    (per key when it is a mapping), and filled up with zeros along the others.
     """
     ids: list[Tensor] = []
     labels: list[Tensor] = []
@@ -145,8 +145,22 @@ def encode(
         batch["labels"] = torch.cat(labels)
     for key, values in tensors.items():
         along = join if isinstance(join, int) else join.get(key, 0)
-        batch[key] = values[0] if len(values) == 1 else torch.cat(values, dim=along)
+        batch[key] = values[0] if len(values) == 1 else torch.cat(_alike(values, along), dim=along)
     return batch
+
+
+def _alike(values: Sequence[Tensor], along: int) -> list[Tensor]:
+    """Return tensors filled up with zeros to one size, at the end of each axis but ``along``.
+
+    A processor does so within a segment; the media of two turns may be of different sizes.
+    """
+    most = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
+    filled = []
+    for value in values:
+        gaps = [0 if axis == along else most[axis] - size for axis, size in enumerate(value.shape)]
+        sides = [side for gap in reversed(gaps) for side in (0, gap)]
+        filled.append(torch.nn.functional.pad(value, sides) if any(gaps) else value)
+    return filled
 
 
 def pad(rows: Sequence[Tensor], side: Literal["left", "right"], value: float) -> Tensor:

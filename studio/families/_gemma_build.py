@@ -64,4 +64,8 @@ def build(folder: Path) -> Path:
         image_token_index=words.image_token_id,
         eos_token_id=words.eos_token_id,
     )  # fmt: skip
-    return _build.write(Gemma3ForConditionalGeneration, config, whole, folder, end="<end_of_turn>")
+    # Of zeros, as it begins, no picture would tell from another.
+    projection = "model.multi_modal_projector.mm_input_projection_weight"
+    return _build.write(
+        Gemma3ForConditionalGeneration, config, whole, folder, end="<end_of_turn>", filled=projection
+    )

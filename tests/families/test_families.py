@@ -189,6 +189,31 @@ def test_lora_targets_are_linear_and_stay_in_their_tower(kind: Family, loaded: L
             assert where[max(holders, key=len)] == tower, path
 
 
+def test_what_is_predicted_hangs_on_every_medium(
+    name: str, kind: Family, loaded: Loaded, questions: Questions
+) -> None:
+    for sample in questions(name, 6):
+        for part in (Image, Sound):
+            media = [p for turn in sample.turns for p in turn.parts if isinstance(p, part)]
+            if not media:
+                continue
+            others = [p for s in questions(name, 12)[6:] for t in s.turns for p in t.parts]
+            other = next(p for p in others if isinstance(p, part) and p not in media)
+            turns = tuple(
+                replace(turn, parts=tuple(other if p == media[-1] else p for p in turn.parts))
+                for turn in sample.turns
+            )
+            with torch.no_grad():
+                one, two = (
+                    loaded.model(**kind.collate(loaded.processor, [item], "right")).logits[0, -1]
+                    for item in (
+                        kind.encode(loaded.processor, each, True)
+                        for each in (sample, replace(sample, turns=turns))
+                    )
+                )
+            assert not torch.equal(one, two), part
+
+
 def test_a_special_token_in_the_users_text_is_refused_with_file_and_line(
     name: str, kind: Family, loaded: Loaded, questions: Questions
 ) -> None:
