@@ -41,7 +41,7 @@ Name = Literal["local", "ray"]
 #: How often one shard is tried before its killed workers are told.
 TRIES = 3
 #: Seconds of work that must be left for workers to be worth starting: they import what this process has.
-WORTH = 12.0
+WORTH = 15.0
 #: Shards handed out beyond the one that is waited for, for each worker: what is done early waits in memory.
 AHEAD = 4
 

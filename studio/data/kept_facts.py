@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +60,7 @@ def examine(wanted: Iterable[Medium], log: Log, kept: Kept | None = None) -> dic
             made = {
                 key: _moved(one, str(fresh[key][0]), _HERE) for key, one in zip(keys, told_of, strict=True)
             }
-            kept.put({key: json.dumps(asdict(one)) for key, one in made.items()})
+            kept.put({key: json.dumps(vars(one)) for key, one in made.items()})
             known |= made
             log.advance(len(keys))
     for medium, key in names.items():
@@ -136,7 +136,7 @@ def _moved(found: Facts, old: str, new: str) -> Facts:
     """Return facts whose sentence names another place: the same bytes may lie in several."""
     if not found.sentence:
         return found
-    return Facts(**{**asdict(found), "sentence": found.sentence.replace(f"'{old}'", f"'{new}'")})
+    return Facts(**{**vars(found), "sentence": found.sentence.replace(f"'{old}'", f"'{new}'")})
 
 
 @cache
