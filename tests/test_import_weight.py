@@ -34,6 +34,17 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_after(f"import {module}") == []
 
 
+def test_families_say_what_they_are_without_torch() -> None:
+    """Merging asks them for their towers, and `triptych ls` for their first lines."""
+    code = (
+        "from studio import plugins\n"
+        "from studio.families import family\n"
+        "for name in plugins.names('families'):\n"
+        "    assert family(name).towers and family(name).model_types\n"
+    )
+    assert heavy_after(code) == ["numpy"]
+
+
 @pytest.mark.parametrize("arguments", [["ls"], ["ls", "methods"], ["--version"]])
 def test_listing_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_after(f"from apps.cli import main\nassert main({arguments!r}) == 0") == []

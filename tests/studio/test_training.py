@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studio import plugins
 from studio.errors import CheckpointError, ConfigError
 from studio.families import family
 from studio.training.batches import epoch_batches, micro_batches, steps_per_epoch
@@ -131,7 +132,7 @@ Tiny = Callable[[str], Path]
 Questions = Callable[[str, int], list[Any]]
 
 
-@pytest.mark.parametrize("name", ["qwen_omni", "whisper", "smolvlm"])
+@pytest.mark.parametrize("name", plugins.names("families"))
 def test_loss_equals_the_model_s_own_loss(tiny: Tiny, questions: Questions, name: str) -> None:
     """Parity with transformers: the hook that drops unsupervised positions changes nothing."""
     kind = family(name)
