@@ -14,9 +14,9 @@ A file of settings lists steps by name or with settings; `triptych ls steps` sho
       - image_duplicates
       - balance: {group: accent, mitigate: weight}
 
-The input stays as it is. The folder `output` gets the rows that stay, their media, curate.json, and `undo/`
-with removed.jsonl and changes.jsonl, from which the input comes back byte for byte. A killed run goes on
-after the last finished step.
+The input stays as it is. The folder `output` gets the rows that stay, their media, a card, curate.json, and
+`undo/` with removed.jsonl and changes.jsonl, from which the input comes back byte for byte. A killed run goes
+on after the last finished step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from studio.assets import find_data
 from studio.cache import Kept
 from studio.config import to_dict
 from studio.data import samples as read_samples
+from studio.data.card import make_card, write_card
 from studio.data.findings.check import data_files
+from studio.data.provenance import read_about, steps_applied
 from studio.data.steps._chain import all_done, applied, next_state, recall, remember, state_of
 from studio.data.steps._ledger import UNDO, restore, write_set
 from studio.data.steps._step import Bench, Outcome, read_steps
@@ -139,6 +141,13 @@ def run(config: Config, log: Log) -> Run:
         )
         timings = {"all": time.monotonic() - began}
         write_run(folder, replace(record, state="finished", metrics=figures, timings=timings))
+        # What was said of the input as a whole holds for what is left of it.
+        about = read_about(files[0].parent, rows)
+        about = about if about.name else replace(about, name=config.output.name)
+        new = [folder / file.name for file in files if (folder / file.name).stat().st_size]
+        write_card(
+            make_card(new, [list(read_samples(file)) for file in new], about, steps_applied(folder)), folder
+        )
     log.say(f"{len(left)} of {len(rows)} rows -> {config.output}; why: {config.output / UNDO}, curate.json")
     return Run(folder=config.output, metrics=figures)
 

@@ -134,6 +134,24 @@ def test_a_curated_set_tells_its_steps_and_a_damaged_list_of_them_is_told(
     assert "does not list steps of curation" in capsys.readouterr().err
 
 
+def test_curation_passes_the_card_on_with_its_steps(made: Path, tmp_path: Path) -> None:
+    assert main(["card", str(made), "--license", "MIT", "--source", "looms", "--out", str(made)]) == 0
+    lines = (made / "train.jsonl").read_text().splitlines()
+    (made / "train.jsonl").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    out = tmp_path / "clean"
+    assert main(["run", "curate", f"data={made}", f"output={out}", "steps=normalise,exact_duplicates"]) == 0
+    assert list(problems(out / "croissant.json")) == []
+    card = card_of(out)
+    assert (card["name"], card["license"], card["rai:dataCollection"]) == (
+        "looms",
+        ["MIT", "CC0-1.0"],
+        "looms",
+    )
+    steps = ["normalise: nothing found", "exact_duplicates: 1 rows removed"]
+    assert card["rai:dataPreprocessingProtocol"] == steps
+    assert card["identifier"] == [f"sha256:{data_hash(load_data(out, s))}" for s in ("test", "train")]
+
+
 @pytest.mark.parametrize("text", ["[]", "{", "\udc80"], ids=["list", "broken", "bytes"])
 def test_a_damaged_card_is_told_and_not_guessed(
     text: str, made: Path, capsys: pytest.CaptureFixture[str]

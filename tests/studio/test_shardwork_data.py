@@ -16,6 +16,9 @@ from studio import families
 from studio.cache import Kept
 from studio.data import kept_facts, write_jsonl
 from studio.data.findings import check, lengths
+from studio.data.steps import _measured
+from studio.data.steps._step import Bench
+from studio.data.steps.image_quality import picture_figures
 from studio.errors import DataError
 from studio.log import QuietLog
 from studio.training import encoding
@@ -76,6 +79,21 @@ def test_two_processes_find_and_prepare_what_one_does(
     monkeypatch.setenv("TRIPTYCH_WORKERS", "1")
     two = partial(monkeypatch.setenv, "TRIPTYCH_WORKERS", "2")
     same_by_both(questions("qwen_omni", 16), tiny("qwen_omni"), tmp_path, two, measure=False)
+
+
+def test_two_processes_measure_for_curation_what_one_does(
+    questions: Questions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_measured, "SHARD", 4)
+    paths = sorted({part.path for row in questions("qwen_omni", 16) for part in row.images})
+    paths.append(tmp_path / "missing.png")
+    found = []
+    for workers in ("1", "2"):
+        monkeypatch.setenv("TRIPTYCH_WORKERS", workers)
+        bench = Bench(log=QuietLog(), kept=Kept(tmp_path / workers))
+        found.append(_measured.measured(paths, picture_figures, "pictures", bench))
+    assert found[0] == found[1]
+    assert list(found[0]) == paths[:-1]
 
 
 @pytest.mark.slow
