@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,10 +24,22 @@ from studio.data.lengths import Rules
 from studio.errors import DataError
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
+from studio.shardwork import each_shard
 from studio.training.encoding import SHARD, Encoded, Shortening, shard_files, write_shard
 from studio.types import Batch, Sample
 
 PLAIN, CHANGED = "kept plain", "augmented"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One shard to make: its file, the shard of the plain rows, and the rows from number ``begin`` on."""
+
+    path: Path
+    plain: Path
+    rows: Sequence[Sample]
+    begin: int
+    epoch: int
 
 
 class Epochs:
@@ -45,42 +59,38 @@ class Epochs:
         part: tuple[int, int] = (0, 1),
         wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """Give the rows of ``samples``, of which ``plain`` are the tensors.
+        """Give the rows of ``samples``, of which ``plain`` are the tensors, with their shards in ``folder``.
 
         ``part`` = (i, n) makes every n-th shard from the i-th on, and ``wait`` returns when all processes
         have come to it.
         """
         self._plain, self._gauge, self._samples, self._folder, self._log = plain, gauge, samples, folder, log
-        self._steps, self._seed, self._rules, self._part, self._wait = steps, seed, rules, part, wait
+        self._part, self._wait, self._augmented, self._seed = part, wait, bool(steps), seed
+        self._shards = list(shard_files(gauge, rules, samples, folder))
         self._made_of = fingerprint(steps)
-        self._items: dict[int, list[int]] = {}
-        for index, row in enumerate(plain.rows):
-            self._items.setdefault(row, []).append(index)
+        self._work = partial(_make, gauge=gauge, rules=rules, steps=tuple(steps), seed=seed)
 
     def of(self, epoch: int) -> Encoded:
         """Return the rows of an epoch, after making those that no earlier try has left in the folder.
 
         What earlier epochs left is removed.
         """
-        if not self._steps:
+        if not self._augmented:
             return self._plain
         folder = self._folder / f"epoch-{epoch}"
         folder.mkdir(parents=True, exist_ok=True)
-        places = list(self._places(folder, epoch))
-        todo = [place for n, place in enumerate(places) if n % self._part[1] == self._part[0]]
-        missing = [(path, begin) for path, begin in todo if not path.exists()]
-        self._log.stage(
-            f"augmenting, epoch {epoch + 1}",
-            sum(min(SHARD, len(self._samples) - begin) for _, begin in missing),
-        )
-        for path, begin in missing:
-            self._make(path, begin, epoch)
+        jobs = list(self._jobs(folder, epoch))
+        missing = [job for n, job in enumerate(jobs) if n % self._part[1] == self._part[0]]
+        missing = [job for job in missing if not job.path.exists()]
+        self._log.stage(f"augmenting, epoch {epoch + 1}", sum(len(job.rows) for job in missing))
+        for job, _ in zip(missing, each_shard(self._work, missing), strict=True):
+            self._log.advance(len(job.rows))
         self._wait()
-        made = Encoded([path for path, _ in places], [sample.weight for sample in self._samples])
+        made = Encoded([job.path for job in jobs], [sample.weight for sample in self._samples])
+        assert len(made) == len(self._plain), (len(made), len(self._plain))
         if made.fitted[PLAIN]:
-            self._log.say(
-                f"epoch {epoch + 1}: " + ", ".join(f"{n} rows {how}" for how, n in made.fitted.items())
-            )
+            told = ", ".join(f"{count} rows {how}" for how, count in made.fitted.items())
+            self._log.say(f"epoch {epoch + 1}: {told}")
         self._wait()
         if self._part[0] == 0:
             for old in self._folder.glob("epoch-*"):
@@ -88,47 +98,48 @@ class Epochs:
                     shutil.rmtree(old, ignore_errors=True)
         return made
 
-    def _places(self, folder: Path, epoch: int) -> list[tuple[Path, int]]:
-        """Return each shard's file, named by all that decides what is in it, and its first row."""
-        plain = shard_files(self._gauge, self._rules, self._samples, folder)
-        found = []
-        for number, (path, _) in enumerate(plain):
-            text = f"{path.stem}:{self._made_of}:{self._seed}:{epoch}:{number}"
-            name = hashlib.sha256(text.encode()).hexdigest()[:32]
-            found.append((folder / f"{name}.safetensors", number * SHARD))
-        return found
+    def _jobs(self, folder: Path, epoch: int) -> Iterator[Job]:
+        """Yield each shard of an epoch; its file is named by all that decides what is in it."""
+        for number, (plain, rows) in enumerate(self._shards):
+            text = f"{plain.stem}:{self._made_of}:{self._seed}:{epoch}:{number}"
+            path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+            yield Job(path=path, plain=plain, rows=rows, begin=number * SHARD, epoch=epoch)
 
-    def _make(self, path: Path, begin: int, epoch: int) -> None:
-        """Write one shard: each of its rows augmented, or plain."""
-        rows = self._samples[begin : begin + SHARD]
-        items: list[tuple[int, Batch]] = []
-        fitted: Counter[str] = Counter()
-        with TemporaryDirectory(dir=path.parent, prefix="media-") as scratch:
-            augmenter = Augmenter(
-                steps=self._steps,
-                seed=self._seed,
-                epoch=epoch,
-                folder=Path(scratch),
-                rate=self._gauge.rate,
-                seconds={place: facts.seconds for (place, _), facts in check_media(rows, QuietLog()).items()},
-            )
-            shortening = Shortening(self._gauge, self._rules, Path(scratch), augmenter.seconds)
-            for at, sample in enumerate(rows):
-                plain = self._items.get(begin + at, [])
-                made = self._augmented(augmenter, shortening, sample, begin + at) if plain else []
-                kept = len(made) == len(plain)
-                items += [(at, item) for item in (made if kept else (self._plain[i] for i in plain))]
-                fitted[CHANGED if kept else PLAIN] += bool(plain)
-                self._log.advance()
-        write_shard(path, items, +fitted)
 
-    def _augmented(
-        self, augmenter: Augmenter, shortening: Shortening, sample: Sample, row: int
-    ) -> list[Batch]:
-        """Return the tensors of an augmented row; none if it can no longer be trained on."""
-        changed = augmenter.sample(sample, row)
-        try:
-            made, _ = shortening.encoded(changed)
-        except DataError:
-            return []
-        return [augmenter.features(item, row, part, sample) for part, item in enumerate(made)]
+def _make(job: Job, *, gauge: Gauge, rules: Rules, steps: Sequence[Step], seed: int) -> None:
+    """Write one shard: each of its rows augmented, or plain."""
+    known = Encoded([job.plain], [sample.weight for sample in job.rows])
+    plain: dict[int, list[int]] = defaultdict(list)
+    for index, at in enumerate(known.rows):
+        plain[at].append(index)
+    items: list[tuple[int, Batch]] = []
+    fitted: Counter[str] = Counter()
+    facts = check_media(job.rows, QuietLog())
+    with TemporaryDirectory(dir=job.path.parent, prefix="media-") as scratch:
+        augmenter = Augmenter(
+            steps=steps,
+            seed=seed,
+            epoch=job.epoch,
+            folder=Path(scratch),
+            rate=gauge.rate,
+            seconds={path: found.seconds for (path, _), found in facts.items()},
+        )
+        shortening = Shortening(gauge, rules, Path(scratch), augmenter.seconds)
+        for at, sample in enumerate(job.rows):
+            if at not in plain:  # it was too long from the beginning, and dropped
+                continue
+            made = _augmented(augmenter, shortening, sample, job.begin + at)
+            kept = len(made) == len(plain[at])
+            items += [(at, item) for item in (made if kept else (known[index] for index in plain[at]))]
+            fitted[CHANGED if kept else PLAIN] += 1
+    write_shard(job.path, items, fitted)
+
+
+def _augmented(augmenter: Augmenter, shortening: Shortening, sample: Sample, row: int) -> list[Batch]:
+    """Return the tensors of an augmented row; none if it can no longer be trained on."""
+    changed = augmenter.sample(sample, row)
+    try:
+        made, _ = shortening.encoded(changed)
+    except DataError:
+        return []
+    return [augmenter.features(item, row, part, sample) for part, item in enumerate(made)]

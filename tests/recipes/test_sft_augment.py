@@ -18,7 +18,7 @@ from recipes import sft
 from studio import families
 from studio.augment._steps import read_steps
 from studio.config import from_dict, load
-from studio.data import load_data
+from studio.data import load_data, write_jsonl
 from studio.data.lengths import Rules
 from studio.errors import ConfigError, DataError
 from studio.log import QuietLog
@@ -166,3 +166,16 @@ def test_mistakes_are_told_before_anything_is_loaded(settings: dict[str, Any], d
     with pytest.raises(ConfigError, match="unknown setting of optimiser 'clap'; did you mean 'clip'"):
         run(settings, optimiser={"clap": 1})
     assert not Path(settings["output"]).exists()
+
+
+@pytest.mark.slow
+def test_two_workers_make_what_one_process_makes(
+    settings: dict[str, Any], data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data()
+    write_jsonl(folder / "train.jsonl", load_data(folder, split="train") * 10)
+    given = {**settings, "data": str(folder)}
+    alone = epochs(given, tmp_path / "alone", STEPS).of(0)
+    monkeypatch.setenv("TRIPTYCH_WORKERS", "2")
+    assert same(epochs(given, tmp_path / "two", STEPS).of(0), alone)
+    assert len(list((tmp_path / "two" / "epoch-0").glob("*.safetensors"))) == 2
