@@ -37,7 +37,11 @@ def processor(kind: str) -> Any:
             chat_template=_build.chatml("<image>\n"),
         )
     words = _build.byte_fallback(
-        transformers.LlamaTokenizer, ["<pad>"], named={"image_token": "<image>"}, pad_token="<pad>"
+        transformers.LlamaTokenizer,
+        ["<pad>"],
+        named={"image_token": "<image>"},
+        pad_token="<pad>",
+        add_bos_token=True,
     )
     pictures = "CLIPImageProcessor" if kind == "llava" else "LlavaNextImageProcessor"
     return getattr(transformers, f"{_CLASSES[kind]}Processor")(
