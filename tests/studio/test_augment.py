@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from studio.augment._rows import Augmenter, draw_of
 from studio.augment._steps import check_steps, fingerprint, read_steps
 from studio.errors import ConfigError, DataError
 from studio.types import Image, Sample, Sound, Text, Turn
+from studio.variants import Engine
 
 RATE = 16_000
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)).astype(np.float32)
@@ -249,3 +251,26 @@ def test_only_frames_that_are_heard_are_masked_and_every_sound_by_itself(tmp_pat
     )
     assert torch.equal(one["input_features"][:, 40:], sounds[0, :, 40:])
     assert not torch.equal(one["input_features"], sounds[0])
+
+
+def test_a_model_is_asked_once_for_each_variant_of_a_text(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    answer = Engine.answer
+
+    def counted(self: Engine, name: str, sample: Sample, **settings: Any) -> str:
+        asked.append((sample.turns[0].text, settings["seed"]))
+        return answer(self, name, sample, **settings)
+
+    monkeypatch.setattr(Engine, "answer", counted)
+    given = {"model": str(tiny("qwen_omni")), "prompt": "Other words: {text}", "variants": 3, "tokens": 4}
+    texts = {run("paraphrase", "start the pump", number, **given) for number in range(30)}
+    assert sorted(asked) == [("Other words: start the pump", seed) for seed in range(3)]
+    assert 1 < len(texts) <= 3
+    with pytest.raises(ConfigError, match=r"augment\.paraphrase: a prompt needs \{text\} where"):
+        run("paraphrase", "x", **{**given, "prompt": "Other words"})
+    with pytest.raises(
+        ConfigError, match=r"augment\.backtranslation: there is no model 'nano-omny'.*nano-omni"
+    ):
+        run("backtranslation", "x", there="nano-omny")
