@@ -2,7 +2,9 @@
 
     python tests/benchmarks/bench_check.py                # 1,000 rows of pictures and 1,000 of sounds
     python tests/benchmarks/bench_check.py 10000          # so many of each
+    python tests/benchmarks/bench_check.py 10000 2        # wall time of so many of each by two processes
     python tests/benchmarks/bench_check.py growth         # the check alone at 1,000, 10,000 and 100,000 rows
+    python tests/benchmarks/bench_check.py growth-prepare # preparing 1,000, 3,000 and 10,000 sounds
 
 One set has pictures of 224 x 224 pixels (JPEG), one has sounds of 2 seconds (WAV, 16 kHz), every row a file
 of its own. The processor is Qwen2.5-Omni's with the published patch of 14, range of pixels and 128 mels; its
@@ -10,7 +12,8 @@ window is 30 s, as Whisper's and Qwen2-Audio's are, instead of 300. *check* deco
 all rows; *check --model* encodes every row, too. *prepare* is what a training does before step 0; the peer is
 the function that multimodal scripts hand to ``datasets.map``: the same template, the same processor, the same
 labels. Each pass runs in a process of its own, the second with what the first one kept. CPU time of all
-threads and children once the processor is loaded and has encoded a row: the machine may be busy.
+threads and children once the processor is loaded and has encoded a row: the machine may be busy. By two
+processes the whole pass is timed, the start of the workers with it; the machine's mean load stands beside.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+WORKERS = int(os.environ.get("TRIPTYCH_WORKERS") or 1)
 WAYS = ("check", "check --model", "prepare", "datasets.map")
 
 
@@ -107,6 +111,7 @@ def peer(data: Path, processor: Any) -> int:
     made = rows.map(
         peer_row,
         fn_kwargs={"processor": processor, "folder": str(data.parent)},
+        num_proc=None if WORKERS < 2 else WORKERS,
         remove_columns=rows.column_names,
         new_fingerprint="the same function and the same processor",
     )
@@ -175,13 +180,14 @@ def _cpu() -> float:
     return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
-def measured(way: str, data: Path) -> dict[str, float]:
+def measured(way: str, data: Path, workers: int = 1) -> dict[str, float]:
     """Return what `measure` prints in a new process, with a cache beside the data."""
     folder = data.parent
     more = {
         "TRIPTYCH_CACHE": str(folder / f"kept-{way}"),
         "HF_HOME": str(folder / "home"),
         "OMP_NUM_THREADS": "1",
+        "TRIPTYCH_WORKERS": str(workers),
     }
     done = subprocess.run(
         [sys.executable, __file__, "measure", way, str(data)],
@@ -217,6 +223,44 @@ def main(rows: int) -> None:
                 f"| {rows / second['cpu']:,.0f} | {first['cpu'] / second['cpu']:.0f} | {again} |",
                 flush=True,
             )
+
+
+def together(rows: int, workers: int, kinds: tuple[str, ...] = ("image", "audio")) -> None:
+    """Print wall times by so many processes, ours and those of ``datasets.map``."""
+    print(
+        "| rows | way | first pass, wall s | CPU s | rows/s | times datasets.map | second pass, wall s "
+        "| times datasets.map's first | load |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            data = write(Path(folder) / "set", kind, rows)
+            model(data)
+            other = 0.0
+            for way in ("datasets.map", "check", "prepare"):
+                first, second = (measured(way, data, workers) for _ in range(2))
+                other = other or first["wall"]
+                print(
+                    f"| {rows:,} {kind} | {way} | {first['wall']:.1f} | {first['cpu']:.1f} "
+                    f"| {rows / first['wall']:,.0f} | {other / first['wall']:.1f} | {second['wall']:.2f} "
+                    f"| {other / second['wall']:.0f} | {os.getloadavg()[0]:.1f} |",
+                    flush=True,
+                )
+
+
+def growth_prepare(sizes: tuple[int, ...] = (1_000, 3_000, 10_000)) -> None:
+    """Print what preparing sounds costs at several sizes, in one process."""
+    print("| rows | first pass, CPU s | rows/CPU s | second pass, CPU s |")
+    print("|---|---|---|---|")
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            data = write(Path(folder) / "set", "audio", rows)
+            model(data)
+            first, second = (measured("prepare", data) for _ in range(2))
+        print(
+            f"| {rows:,} | {first['cpu']:.1f} | {rows / first['cpu']:,.0f} | {second['cpu']:.2f} |",
+            flush=True,
+        )
 
 
 def growth(sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> None:
@@ -262,5 +306,9 @@ if __name__ == "__main__":
         measure(sys.argv[2], Path(sys.argv[3]))
     elif sys.argv[1:2] == ["growth"]:
         growth()
+    elif sys.argv[1:2] == ["growth-prepare"]:
+        growth_prepare()
+    elif len(sys.argv) > 2:
+        together(int(sys.argv[1]), int(sys.argv[2]), tuple(sys.argv[3:]) or ("image", "audio"))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000)
