@@ -1,11 +1,10 @@
-"""Show one thing: a recipe, method, family, metric or format, or what is in a folder."""
+"""Show one thing: a recipe, method, family, metric, format or step, or what is in a folder."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import json
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -99,12 +98,17 @@ def _format(module: ModuleType) -> str:
     return f"{inspect.getdoc(module.write) or ''}\n\nreads: {files}"
 
 
+def _step(module: ModuleType) -> str:
+    return f"{inspect.getdoc(module.run) or ''}\n\nsettings:\n{config.help_text(module.Settings)}"
+
+
 DETAILS: dict[str, Callable[[ModuleType], str]] = {
     "recipes": _recipe,
     "methods": _method,
     "families": _family,
     "metrics": _metric,
     "formats": _format,
+    "steps": _step,
 }
 
 

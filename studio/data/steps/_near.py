@@ -17,8 +17,8 @@ from studio.types import Image, Sample, Sound, Text
 
 #: Bits of 64 in which the hashes of candidates may differ, for whole pictures; verified afterwards.
 BITS = 12
-_COARSE = 0.6
-_FACE = 0.9
+_COARSE = 0.85
+_FACE = 0.94
 
 
 Repeats = dict[int, tuple[int, float]]

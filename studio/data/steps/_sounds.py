@@ -25,6 +25,7 @@ RATE = 8000
 BANDS, SPANS = 32, 64
 _WINDOW, _HIGHEST, _FLOOR = 512, 3800.0, 3.5
 _PIECES = 8
+_TRY = 0.7
 _BAND_SHIFTS = (0.0, -0.25, 0.25, -0.5, 0.5)
 _TIME_SHIFTS = (0, -1, 1, -2, 2, -3, 3)
 
@@ -91,9 +92,14 @@ class Sounds:
     def alike(self, first: int, second: int) -> tuple[float, float]:
         """Return the correlation of two prints, as a whole and in the eighth of time where it is least.
 
-        One is shifted by up to half a band and three spans, and the best fit is taken.
+        One is shifted by up to half a band and three spans, and the best fit is taken, unless they are
+        far from alike as they lie.
         """
-        one, best = self._mels[first].astype(np.float32), (-1.0, -1.0)
+        one = self._mels[first].astype(np.float32)
+        best = float(_unit(one) @ _unit(self._mels[second])), -1.0
+        if best[0] < _TRY:
+            return best
+        best = -1.0, -1.0
         for band in _BAND_SHIFTS:
             other = _banded(self._mels[second].astype(np.float32), band)
             for time in _TIME_SHIFTS:
