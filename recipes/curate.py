@@ -144,7 +144,7 @@ def run(config: Config, log: Log) -> Run:
         # What was said of the input as a whole holds for what is left of it.
         about = read_about(files[0].parent, rows)
         about = about if about.name else replace(about, name=config.output.name)
-        new = [folder / file.name for file in files if (folder / file.name).stat().st_size]
+        new = [folder / file.name for file in files if (folder / file.name).is_file()]
         write_card(
             make_card(new, [list(read_samples(file)) for file in new], about, steps_applied(folder)), folder
         )

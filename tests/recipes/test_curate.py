@@ -157,6 +157,15 @@ def test_any_file_comes_back(
     assert (folder / "back/train.jsonl").read_bytes() == raw
 
 
+def test_a_split_of_which_no_row_is_left_is_no_file_and_comes_back(raw: Path, tmp_path: Path) -> None:
+    (raw / "train.jsonl").write_bytes((raw / "test.jsonl").read_bytes() + b"\n")
+    report = curate(raw, tmp_path / "out", "leakage")
+    assert report["files"]["train.jsonl"]["kept"] == 0
+    assert not (tmp_path / "out/train.jsonl").exists()
+    run(Config(undo=tmp_path / "out", output=tmp_path / "back"), QuietLog())
+    assert (tmp_path / "back/train.jsonl").read_bytes() == (raw / "train.jsonl").read_bytes()
+
+
 def test_rows_that_no_step_touches_are_the_very_bytes_of_the_input(raw: Path, tmp_path: Path) -> None:
     curate(raw, tmp_path / "out", "exact_duplicates")
     odd = '{ "messages":[{"content":"Who  wrote?","role":"user"},'
