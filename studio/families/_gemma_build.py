@@ -49,6 +49,7 @@ def build(folder: Path) -> Path:
     config = Gemma3Config(
         text_config={
             "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "initializer_range": 0.1,
             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
             "max_position_embeddings": 2048, "query_pre_attn_scalar": 16, "sliding_window": 16,
             "layer_types": ["sliding_attention", "full_attention"], "bos_token_id": words.bos_token_id,

@@ -75,7 +75,7 @@ def build(folder: Path, kind: str = "llava_next") -> Path:
             "model_type": "qwen2" if siglip else "llama", "vocab_size": len(words), "hidden_size": 32,
             "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1, "max_position_embeddings": 4096, "bos_token_id": words.bos_token_id,
-            "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
+            "initializer_range": 0.1, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
         },
         image_token_index=words.convert_tokens_to_ids("<image>"),
         **tiles,

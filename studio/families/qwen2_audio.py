@@ -89,10 +89,11 @@ def tiny(folder: Path) -> Path:
     config = Qwen2AudioConfig(
         audio_config={
             "num_mel_bins": 32, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 48, "max_source_positions": 100,
+            "initializer_range": 0.1, "encoder_ffn_dim": 48, "max_source_positions": 100,
         },
         text_config={
             "model_type": "qwen2", "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48,
+            "initializer_range": 0.1,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
             "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": words.eos_token_id,
             "pad_token_id": words.pad_token_id,

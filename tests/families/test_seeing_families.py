@@ -79,7 +79,7 @@ def test_an_answer_whose_template_says_no_end_is_learned_with_the_tokenizers(tin
     twice = Sample(turns=(*one.turns, *row(Text(text="and?"), answer="a blue one").turns))
     item = kind.encode(processor, twice, True)
     text = processor.tokenizer.decode(item["input_ids"])
-    assert text == "<s>USER: what? ASSISTANT: a red circle</s> USER: and? ASSISTANT: a blue one</s>"
+    assert text == "<s> USER: what? ASSISTANT: a red circle</s> USER: and? ASSISTANT: a blue one</s>"
     spans = processor.tokenizer.convert_ids_to_tokens(item["labels"][item["labels"] != -100])
     assert "".join(spans) == "▁a▁red▁circle</s>▁a▁blue▁one</s>"
     alone = processor.tokenizer("USER: what? ASSISTANT: a red circle</s>")["input_ids"]
