@@ -1,4 +1,4 @@
-"""Show one thing: a recipe, method, family, metric, format or step, or what is in a folder."""
+"""Show one thing: a recipe, method, family, metric, format, augmentation or step, or what is in a folder."""
 
 from __future__ import annotations
 
@@ -102,12 +102,19 @@ def _step(module: ModuleType) -> str:
     return f"{inspect.getdoc(module.run) or ''}\n\nsettings:\n{config.help_text(module.Settings)}"
 
 
+def _augmentation(module: ModuleType) -> str:
+    found = inspect.signature(module.augment).parameters.values()
+    rows = [f"  {p.name}  {p.annotation}  {p.default}" for p in found if p.kind is p.KEYWORD_ONLY]
+    return "\n".join([inspect.getdoc(module.augment) or "", "", "settings, besides p:", *rows])
+
+
 DETAILS: dict[str, Callable[[ModuleType], str]] = {
     "recipes": _recipe,
     "methods": _method,
     "families": _family,
     "metrics": _metric,
     "formats": _format,
+    "augment": _augmentation,
     "steps": _step,
 }
 

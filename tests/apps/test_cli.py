@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from apps.cli import COMMANDS, main
+from studio import plugins
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -180,6 +181,15 @@ def test_show_tells_settings_and_docstring(triptych: Call, name: str) -> None:
     assert name in done.stdout.splitlines()[0]
     expected = {"sft": "peak learning rate", "ties": "density", "whisper": "audio", "wer": "lower is better"}
     assert expected[name] in done.stdout
+
+
+@pytest.mark.parametrize("room", plugins.ROOMS)
+def test_show_knows_everything_that_is_listed(room: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in plugins.names(room):
+        assert main(["show", name]) == 0
+        shown = capsys.readouterr().out
+        assert f"{plugins.KINDS[room]} {name}\n" in shown
+        assert len(shown.splitlines()) > 4
 
 
 def test_show_sums_up_a_model_an_adapter_and_a_run(
