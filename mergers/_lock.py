@@ -19,6 +19,7 @@ from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError
 from studio.files import sha256_file
+from studio.fingerprint import fingerprint
 
 LOCK = "merge.lock.json"
 
@@ -36,7 +37,7 @@ def model_keys(opened: Opened) -> tuple[str, ...]:
 
 def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport) -> MergeReport:
     """Write ``merge.lock.json`` into a finished output; return the report with the output's fingerprint."""
-    result = Checkpoint(folder).fingerprint()
+    result = fingerprint(Checkpoint(folder).files, known=report.digests)
     lock: dict[str, Any] = {
         "recipe": planned.spec.to_mapping(),
         "inputs": [_input(model) for model in opened.models],
@@ -59,7 +60,7 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
         },
     }
     (folder / LOCK).write_text(json.dumps(lock, indent=2) + "\n", encoding="utf-8")
-    return replace(report, fingerprint=result)
+    return replace(report, fingerprint=result, digests={})
 
 
 def differences(folder: Path) -> list[str]:

@@ -187,7 +187,7 @@ def merge_models(
         out=folder, kind="model", method=spec.method, merged=len(reports), copied=len(results) - len(reports),
         dropped=tuple(s.name for s in planned.steps if s.action == "drop"), modules=tuple(reports),
         rounding=math.sqrt(lost / total) if total else 0.0,
-        warnings=(note,) if infinite else (),
+        warnings=(note,) if infinite else (), digests=writer.digests,
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def _writer(
     return ShardWriter(
         folder, [(step.name, step.stored, step.shape) for step in kept],
         shard_size=planned.spec.shard_size, metadata=donor.metadata,
-        done={step.name for step in kept} - set(own), laid_out=laid_out,
+        done={step.name for step in kept} - set(own), laid_out=laid_out, hashed=not laid_out,
     )  # fmt: skip
 
 

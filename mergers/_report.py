@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ class ModuleReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """A finished merge. ``rounding`` is what storing cost: error over length of the merged delta."""
+    """A finished merge. ``rounding`` is what storing cost: error over length of the merged delta.
+
+    ``digests`` are the sha256 of tensors as they were written, until the lock file holds their sum.
+    """
 
     out: Path
     kind: str
@@ -47,6 +51,7 @@ class MergeReport:
     seconds: float = 0.0
     fingerprint: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def norm(self) -> float:

@@ -31,7 +31,7 @@ from studio.statistics import KINDS as STATISTICS
 
 JOURNAL = HELD
 #: Seconds of work that a kill may cost.
-EVERY = 2.0
+EVERY = 0.2
 #: Seconds for which another process's journal is waited for.
 PATIENCE = 10.0
 

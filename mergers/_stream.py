@@ -31,7 +31,7 @@ from studio.tensorfile import BITS, TORCH_NAMES, torch_type
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE = 1 << 17
+PIECE = 1 << 18
 #: One piece in so many is measured for the report's figures.
 MEASURED = 8
 #: Gives what the models' data says of some elements of a tensor, or None where it says nothing.

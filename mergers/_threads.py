@@ -31,7 +31,7 @@ def in_order(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> It
         try:
             for item in waiting:
                 running.append(pool.submit(_inference, work, item))
-                if len(running) > 2 * threads:
+                if len(running) > 8 * threads:  # enough to go on with while the journal is flushed
                     yield running.pop(0).result()
             while running:
                 yield running.pop(0).result()

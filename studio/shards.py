@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from studio.checkpoint import INDEX, SINGLE
+from studio.fingerprint import named_hash
 from studio.tensorfile import BITS, as_bytes, encode_header, torch_type
 
 if TYPE_CHECKING:
@@ -43,18 +44,22 @@ class ShardWriter:
         metadata: Mapping[str, str] | None = None,
         done: Collection[str] = (),
         laid_out: bool = False,
+        hashed: bool = False,
     ) -> None:
         """Lay out the shards, write their headers and reserve their space.
 
         ``done`` names tensors that are not this writer's business: an earlier or another writer of the very
         same layout has completed them in this folder, or will. ``laid_out`` says that another writer has
-        made the files; several may write into them at once.
+        made the files; several may write into them at once. ``hashed`` asks for `digests`.
         """
         self.folder = Path(folder)
         self._places: dict[str, tuple[int, int, str, tuple[int, ...]]] = {}
         self._open: list[int] = []
         self._left = {name: 0 if name in done else _nbytes(kind, shape) for name, kind, shape in tensors}
         self._lock = threading.Lock()
+        self._hashed = hashed
+        self._hashes: dict[str, tuple[Any, int]] = {}
+        self._broken: set[str] = set()
         shards = _split(tensors, shard_size)
         self.files = [self.folder / _file_name(i, len(shards)) for i in range(len(shards))]
         try:
@@ -84,8 +89,26 @@ class ShardWriter:
         done = 0
         while done < count:
             done += os.pwrite(self._open[number], view[done : done + (1 << 30)], place + begin + done)
+        if self._hashed:
+            self._hash(name, begin, view)
         with self._lock:
             self._left[name] -= count
+
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """What `studio.fingerprint.tensor_digest` gives for those tensors that were written front to back."""
+        return {n: h.digest() for n, (h, _) in self._hashes.items() if not self._left[n]}
+
+    def _hash(self, name: str, begin: int, view: memoryview) -> None:
+        """Hash bytes while they are in the processor's cache; one thread at a time works on a tensor."""
+        _, _, kind, shape = self._places[name]
+        digest, end = self._hashes.get(name) or (named_hash(name, kind, shape), 0)
+        if begin == end and name not in self._broken:
+            digest.update(view)
+            self._hashes[name] = (digest, end + len(view))
+        else:
+            self._broken.add(name)
+            self._hashes.pop(name, None)
 
     @property
     def descriptors(self) -> list[int]:

@@ -251,3 +251,21 @@ def test_a_file_changed_within_a_moment_is_not_taken_from_the_cache(
     folder = _save(tmp_path / "model")
     Checkpoint(folder).fingerprint()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_writer_knows_the_digests_of_what_it_wrote_front_to_back(tmp_path: Path) -> None:
+    tensors = [(name, "F32", (6, 4)) for name in ("forward", "backward", "half")]
+    values = torch.arange(24, dtype=torch.float32)
+    with ShardWriter(tmp_path, tensors, hashed=True) as writer:
+        for begin in (0, 8, 16):
+            writer.write_flat("forward", begin, values[begin : begin + 8])
+        for begin in (16, 8, 0):
+            writer.write_flat("backward", begin, values[begin : begin + 8])
+        writer.write_flat("half", 0, values[:12])
+        assert set(writer.digests) == {"forward"}
+        writer.write_flat("half", 12, values[12:])
+        known = writer.digests
+    made = Checkpoint(tmp_path)
+    assert known == {name: fingerprints.tensor_digest(made.entry(name)) for name in ("forward", "half")}
+    assert fingerprints.fingerprint(made.files, known=known) == made.fingerprint()
+    assert fingerprints.fingerprint(made.files, known={**known, "half": bytes(32)}) != made.fingerprint()
