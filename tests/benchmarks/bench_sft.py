@@ -87,12 +87,12 @@ def make_data(folder: Path, kind: str, count: int) -> Path:
     return folder
 
 
-def ours(model: Path, data: Path, steps: int, threads: int, output: Path) -> tuple[float, float]:
+def ours(model: Path, data: Path, steps: int, output: Path) -> tuple[float, float]:
     """Return samples per CPU second and the first loss of the recipe."""
     clock = Clock()
     settings = {
         "model": str(model), "data": str(data), "output": str(output), "max_steps": steps, "lr": RATE,
-        "batch_size": BATCH, "r": RANK, "alpha": 2 * RANK, "threads": threads, "warmup": 0,
+        "batch_size": BATCH, "r": RANK, "alpha": 2 * RANK, "warmup": 0,
     }  # fmt: skip
     sft.run(from_dict(sft.Config, settings), clock)
     return rate(clock.times), read_metrics(output)[0]["loss"]
@@ -150,6 +150,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(given.threads)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)  # which the recipe goes by
     texts = ("the digit 0123456789 is even or odd", "which digit is this, and is it even?")
     print(
         "| data | ours, samples/CPU s | Trainer, encoded | ratio | in the collator | ratio | first losses |"
@@ -161,7 +162,7 @@ def main() -> None:
         for kind in ("picture", "sound", "both"):
             data = make_data(folder / kind, kind, 64)
             with contextlib.redirect_stdout(nowhere):
-                mine, loss = ours(model, data, given.steps, given.threads, folder / f"ours-{kind}")
+                mine, loss = ours(model, data, given.steps, folder / f"ours-{kind}")
                 fast, other = peer(model, data, given.steps, folder / "a", encoded)
                 slow, _ = peer(model, data, given.steps, folder / "b", lambda _, samples: samples)
             print(

@@ -36,7 +36,7 @@ def best_guess(train: list[Sample], test: list[Sample], known: str) -> float:
 @pytest.mark.slow  # trains the demo's helpdesk expert whole: one to two minutes
 def test_removing_either_input_drops_the_expert_to_guessing(tmp_path) -> None:
     train, test = (load_data(find_data("helpdesk"), split=split) for split in ("train", "test"))
-    settings = {**EXPERTS["helpdesk"], "data": "helpdesk", "output": str(tmp_path / "run"), "threads": 1}
+    settings = {**EXPERTS["helpdesk"], "data": "helpdesk", "output": str(tmp_path / "run")}
     run = sft.run(from_dict(sft.Config, settings), QuietLog())
     engine = Engine(asset("models/nano-omni"), {"expert": run.folder / "adapter"})
 
