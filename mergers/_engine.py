@@ -19,7 +19,7 @@ from mergers._ranks import ALONE, Ranks
 from mergers._report import MergeReport
 from mergers._resume import merge_key, workspace
 from mergers._selftest import selftest
-from mergers._settings import method, takes_arrays
+from mergers._settings import needs_torch
 from mergers._spec import MergeSpec
 from mergers._threads import keep_freed_memory, one_torch_thread
 from studio.adapters import Adapter
@@ -79,10 +79,7 @@ def merge(
 
 def threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:
     """Return what torch needs around the work, and nothing where NumPy can do it: torch takes a while."""
-    used = {step.method for step in planned.steps if step.method}
-    if opened.adapters or planned.spec.recipe is not None or ranks.device != "cpu":
-        return one_torch_thread()
-    if not all(takes_arrays(method(name)) for name in used):
+    if ranks.device != "cpu" or needs_torch(planned, bool(opened.adapters)):
         return one_torch_thread()
     keep_freed_memory()
     return nullcontext()

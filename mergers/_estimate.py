@@ -26,7 +26,7 @@ from mergers._factors import compress
 from mergers._place import Place
 from mergers._plan import Plan, Step
 from mergers._ranks import ALONE, Ranks
-from mergers._settings import method, takes_arrays
+from mergers._settings import method, needs_torch, takes_arrays
 from mergers._stream import PIECE
 from mergers._subspaces import matrix_shape
 from mergers._threads import one_torch_thread, workers
@@ -83,8 +83,7 @@ def estimate(planned: Plan, out: str | Path = ".", ranks: Ranks = ALONE) -> Esti
     reads = sum(Checkpoint(path).nbytes() for path in paths)
     reads += sum(file.stat().st_size for file in statistics_files(planned))
     steps = [(s, method(s.method or spec.method)) for s in planned.steps if s.action == "merge"]
-    light = planned.kind == "model" and all(takes_arrays(chosen) for _, chosen in steps)
-    light = light and not any(is_adapter(path) for path in paths)
+    light = not needs_torch(planned, any(is_adapter(path) for path in paths))
     with nullcontext() if light else one_torch_thread():
         if planned.kind == "model":
             threads = threads_within(planned, method(spec.method), ranks)

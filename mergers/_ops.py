@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mergers import _random
+from mergers._arrays import bits_of, bits_type, count_of, library
 from mergers._place import Look, Place
 from mergers._select import cut, keep_count, shrink, survey_cuts
 from studio.errors import ConfigError
@@ -56,11 +57,6 @@ def one_of(name: str, value: str, allowed: Any) -> None:
     known = allowed.__args__
     if value not in known:
         raise ConfigError(f"{name} must be one of {', '.join(known)}, not '{value}'")
-
-
-def library(values: Any) -> Any:
-    """Return the library that values belong to, numpy or torch; names are used that mean the same in both."""
-    return np if isinstance(values, np.ndarray) else torch
 
 
 def work_type(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -264,20 +260,3 @@ def ones(part: Any, weight: float) -> Any:
     bits >>= width  # all ones where the bits were those of a number above zero
     bits &= bits_of(weight, part)
     return part
-
-
-def bits_type(values: Any) -> tuple[Any, int, int]:
-    """Return the whole numbers as wide as a float, the one that is the sign's bit alone, and its place."""
-    xp = library(values)
-    return (xp.int32, -(1 << 31), 31) if values.dtype == xp.float32 else (xp.int64, -(1 << 63), 63)
-
-
-def bits_of(value: float, values: Any) -> int:
-    """Return the bits of a number of the same type as ``values``, as a whole number."""
-    narrow = values.dtype == library(values).float32
-    return int(np.array(value, np.float32 if narrow else np.float64).view(np.int32 if narrow else np.int64))
-
-
-def count_of(values: Any) -> int:
-    """Return how many elements there are."""
-    return int(np.prod(values.shape))

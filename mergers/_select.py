@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mergers._arrays import bits_of, bits_type, joined
 from mergers._place import Look
 from studio.later import torch
 
@@ -55,22 +56,17 @@ def shrink(flat: Tensor, found: Cut, first: int) -> Tensor:
 
     Magnitudes are ordered like the bits that store them, read as whole numbers.
     """
-    xp: Any = torch if hasattr(flat, "numel") else np
-    narrow = flat.dtype == xp.float32
-    whole, sign, threshold = (
-        (xp.int32, 31, int(np.array(found.threshold, np.float32).view(np.int32)))
-        if narrow
-        else (xp.int64, 63, int(np.array(found.threshold, np.float64).view(np.int64)))
-    )
+    whole, _, place = bits_type(flat)
+    threshold = bits_of(found.threshold, flat)
     bits = flat.view(whole)
     every = found.last >= first + len(flat)
-    mask = bits & ((1 << sign) - 1)
+    mask = bits & ((1 << place) - 1)
     if not every and found.last >= first:
         equal = mask == threshold
         equal[found.last - first + 1 :] = False
     mask *= -1
     mask += threshold - (1 if every else 0)
-    mask >>= sign  # all ones where the threshold was less, else all zeros
+    mask >>= place  # all ones where the threshold was less, else all zeros
     mask &= bits
     if not every and found.last >= first:
         mask[equal] = bits[equal]
@@ -246,11 +242,6 @@ def _split(size: Any, low: float, high: float) -> tuple[int, Any]:
     middle = size >= low
     middle ^= over
     return _count(over), _where(middle)
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Return arrays or tensors one after the other."""
-    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else torch.cat(list(parts))
 
 
 def _count(mask: Any) -> int:

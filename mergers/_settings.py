@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mergers._plan import Plan
 from studio import plugins
 from studio.errors import ConfigError, unknown
 from studio.later import torch
@@ -95,6 +96,13 @@ def rehearse(module: ModuleType, settings: Mapping[str, Any], count: int) -> Non
 def takes_arrays(module: ModuleType) -> bool:
     """Return whether a method works on NumPy arrays as well as on tensors: its ``ARRAYS``."""
     return bool(getattr(module, "ARRAYS", False))
+
+
+def needs_torch(planned: Plan, adapters: bool) -> bool:
+    """Return whether a plan is more than NumPy can do: adapters, other types, methods for tensors alone."""
+    used = {step.method or planned.spec.method for step in planned.steps if step.action == "merge"}
+    numpy_does = planned.kind == "model" and planned.spec.recipe is None and not adapters
+    return not (numpy_does and all(takes_arrays(method(name)) for name in used))
 
 
 def _preset(module: ModuleType, name: str, preset: Any, known: Any, wrong: list[str]) -> dict[str, Any]:

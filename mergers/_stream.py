@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergers._arrays import joined
 from mergers._ops import deltas
 from mergers._place import Look, Place
 from mergers._plan import Step
 from mergers._report import ModuleReport
-from mergers._select import joined
 from mergers._settings import takes_arrays
 from mergers._sources import Input, Stretches, arrays, standing, stored, stored_arrays
 from studio.checkpoint import Checkpoint

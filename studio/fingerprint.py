@@ -39,15 +39,13 @@ def fingerprint(
     they are; ``fresh`` reads every byte again. ``known`` are digests of tensors, by name, from whoever has
     just written them. ``threads`` 0 takes one per processor, at most 8.
     """
-    if known:
+    if fresh or known:
         return _hashed(files, threads, known)
     stats = [(file, file.stat()) for file in files]
     key = tuple(
         (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         for file, stat in stats
     )
-    if fresh:
-        return _hashed(files, threads)
     with _guard:
         turn = _turns.setdefault(key, threading.Lock())
     with turn:  # who comes while another thread hashes the same files waits for its answer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.families import _chat, _pictures
+from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -106,8 +107,7 @@ FAMILY = Family(
         "vision": r"model\.vision_tower\.encoder\.layer\.\d+\."
         r"(attention\.(q_proj|k_proj|v_proj|projection_layer)|mlp\.(fc1|fc2))",
         "projector": r"model\.multi_modal_projector\.linear_(1|2)",
-        "llm": r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from studio.errors import CheckpointError, DataError, MediaError
 from studio.families import _chat, _load, _pictures, _whole, model_type
+from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -131,11 +132,9 @@ FAMILY = Family(
         "llm": ("model.language_model", "model.image_newline", "lm_head"),
     },
     lora_targets={
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))",
+        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\." + ENCODER,
         "projector": r"model\.multi_modal_projector\.linear_(1|2)",
-        "llm": r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
 from studio.families import _chat, _pictures
+from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image
@@ -145,11 +146,9 @@ FAMILY = Family(
         "llm": ("model.language_model", "lm_head"),
     },
     lora_targets={
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))",
+        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\." + ENCODER,
         "projector": r"model\.multi_modal_projector\.linear",
-        "llm": r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from studio.errors import MediaError
 from studio.families import _chat, _sounds
+from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -119,8 +120,7 @@ FAMILY = Family(
     lora_targets={
         "audio": r"model\.audio_tower\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)",
         "projector": r"model\.multi_modal_projector\.linear",
-        "llm": r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

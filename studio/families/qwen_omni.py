@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from studio.errors import DataError
 from studio.families import _chat, _omni_build
+from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image, load_sound
@@ -123,8 +124,7 @@ FAMILY = Family(
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(q|k|v|proj)|mlp\.(gate_proj|up_proj|down_proj))",
         "audio": r"model\.audio_tower\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)",
         "projector": r"model\.(visual\.merger\.mlp\.(0|2)|audio_tower\.proj)",
-        "llm": r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
 from studio.families import _chat, model_type
+from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image
@@ -112,11 +113,9 @@ FAMILY = Family(
         "llm": ("model.text_model", "lm_head"),
     },
     lora_targets={
-        "vision": r"model\.vision_model\.encoder\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))",
+        "vision": r"model\.vision_model\.encoder\.layers\.\d+\." + ENCODER,
         "projector": r"model\.connector\.modality_projection\.proj",
-        "llm": r"model\.text_model\.layers\.\d+\."
-        r"(self_attn\.(q_proj|k_proj|v_proj|o_proj)|mlp\.(gate_proj|up_proj|down_proj))",
+        "llm": r"model\.text_model\.layers\.\d+\." + DECODER,
     },
     tiny=tiny,
     processor=processor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.data.kept_facts import content_hashes
-from studio.data.steps._step import Bench
+from studio.data.steps._step import Bench, Edit, Outcome, removal
 from studio.errors import MediaError
 from studio.shardwork import cut, each_shard
 from studio.types import Sample
@@ -43,6 +44,32 @@ def measured(
             bench.kept.put({key: json.dumps(value) for key, value in fresh.items()})
             bench.log.advance(len(some))
     return {path: known[key] for path, key in names.items() if known[key] is not None}
+
+
+def beyond_limits(
+    samples: Sequence[Sample],
+    media: Callable[[Sample], Sequence[Path]],
+    measure: Callable[[Path], dict[str, Any]],
+    faults: Callable[[dict[str, Any]], dict[str, str]],
+    stage: str,
+    bench: Bench,
+) -> Outcome:
+    """Remove the rows with a medium that has faults; the reason names the first of them and its figures.
+
+    ``faults`` says of a medium's figures which limits they break, each with the words for a reason.
+    """
+    found = measured((path for sample in samples for path in media(sample)), measure, stage, bench)
+    edits: list[Edit] = []
+    count: Counter[str] = Counter()
+    for sample in samples:
+        for path in media(sample):
+            why = faults(found[path]) if path in found else {}
+            if why:
+                count.update(why.keys())
+                edits.append(removal(sample, f"'{path.name}' {', '.join(why.values())}"))
+                break
+    unread = len({path for sample in samples for path in media(sample)} - found.keys())
+    return Outcome(edits=edits, report={"reasons": dict(count), "not decoded": unread})
 
 
 def digests(samples: Iterable[Sample], bench: Bench) -> Callable[[Path], str]:

@@ -11,7 +11,6 @@ Measured, not learned. The picture is made grey and at most 512 pixels long; the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from studio.data.steps._measured import measured
-from studio.data.steps._step import Bench, Edit, Outcome, removal, within
+from studio.data.steps._measured import beyond_limits
+from studio.data.steps._step import Bench, Outcome, within
 from studio.media import load_image
 from studio.types import Sample
 
@@ -50,18 +49,14 @@ def check(settings: Settings) -> None:
 
 def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
     """Remove the rows with a picture outside of a limit; the reason names the picture and the figure."""
-    found = measured((i.path for s in samples for i in s.images), picture_figures, "image quality", bench)
-    edits: list[Edit] = []
-    count: Counter[str] = Counter()
-    for sample in samples:
-        for image in sample.images:
-            why = faults(found[image.path], settings) if image.path in found else {}
-            if why:
-                count.update(why.keys())
-                edits.append(removal(sample, f"'{image.path.name}' {', '.join(why.values())}"))
-                break
-    unread = len({image.path for sample in samples for image in sample.images} - found.keys())
-    return Outcome(edits=edits, report={"reasons": dict(count), "not decoded": unread})
+    return beyond_limits(
+        samples,
+        lambda sample: [picture.path for picture in sample.images],
+        picture_figures,
+        lambda figures: faults(figures, settings),
+        "image quality",
+        bench,
+    )
 
 
 def picture_figures(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Measured over frames of 20 ms:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from studio.data.steps._measured import measured
-from studio.data.steps._step import Bench, Edit, Outcome, removal, within
+from studio.data.steps._measured import beyond_limits
+from studio.data.steps._step import Bench, Outcome, within
 from studio.media import read_sound
 from studio.types import Sample
 
@@ -48,18 +47,14 @@ def check(settings: Settings) -> None:
 
 def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
     """Remove the rows with a sound outside of a limit; the reason names the sound and the figure."""
-    found = measured((i.path for s in samples for i in s.sounds), sound_figures, "sound quality", bench)
-    edits: list[Edit] = []
-    count: Counter[str] = Counter()
-    for sample in samples:
-        for sound in sample.sounds:
-            why = faults(found[sound.path], settings) if sound.path in found else {}
-            if why:
-                count.update(why.keys())
-                edits.append(removal(sample, f"'{sound.path.name}' {', '.join(why.values())}"))
-                break
-    unread = len({sound.path for sample in samples for sound in sample.sounds} - found.keys())
-    return Outcome(edits=edits, report={"reasons": dict(count), "not decoded": unread})
+    return beyond_limits(
+        samples,
+        lambda sample: [sound.path for sound in sample.sounds],
+        sound_figures,
+        lambda figures: faults(figures, settings),
+        "sound quality",
+        bench,
+    )
 
 
 def sound_figures(path: Path) -> dict[str, Any]:
