@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import types
@@ -38,6 +39,8 @@ def convert(hint: Any, value: Any) -> Any:
         return _tuple(arguments, value)
     if origin is dict or hint is dict:
         return _dict(arguments, value)
+    if dataclasses.is_dataclass(hint):
+        return _group(hint, value)
     if hint in _PLAIN:
         return _PLAIN[hint](value)
     raise TypeError(f"a setting cannot be of type {hint!r}")
@@ -56,6 +59,8 @@ def type_name(hint: Any) -> str:
         return f"list of {type_name(arguments[0])}"
     if origin is dict or hint is dict:
         return "mapping"
+    if dataclasses.is_dataclass(hint):
+        return "settings"
     names = {str: "text", Path: "path", bool: "true|false", Any: "any"}
     return names.get(hint) or str(getattr(hint, "__name__", hint))
 
@@ -121,6 +126,27 @@ def _dict(arguments: tuple[Any, ...], value: Any) -> dict[str, Any]:
         except Wrong as wrong:
             raise Wrong(f"at '{key}' {wrong}") from None
     return result
+
+
+def _group(hint: Any, value: Any) -> Any:
+    """Return a group of settings from a mapping of some of its fields; the others are as they are without."""
+    if isinstance(value, hint):
+        return value
+    if isinstance(value, str):
+        value = parse(value) if value.strip() else {}
+    if not isinstance(value, Mapping):
+        raise Wrong(f"must be a mapping of settings, not {_show(value)}")
+    hints = typing.get_type_hints(hint)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(hint)}
+    result = {}
+    for key, inner in value.items():
+        if key not in fields:
+            raise Wrong(f"has an {unknown('setting', str(key), fields)}")
+        try:
+            result[key] = convert(fields[key], inner)
+        except Wrong as wrong:
+            raise Wrong(f"at '{key}' {wrong}") from None
+    return hint(**result)
 
 
 def _int(value: Any) -> int:

@@ -4,11 +4,12 @@
     class Config:
         rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
 
-A field's type may be int, float, bool, str, Path, Literal, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None``
-or Any. The metadata key ``help`` says what the field means, ``choices`` may list the allowed values. Later
-sources win: defaults, preset, file, overrides. A dotted key (``towers.vision=freeze``) changes one entry of a
-dict field, a plain key replaces the whole dict. All that is wrong is told at once. Paths are relative to the
-working directory.
+A field's type may be int, float, bool, str, Path, Literal, ``tuple[X, ...]``, ``dict[str, X]``, ``X | None``,
+Any, or another such dataclass all of whose fields have defaults: a group of settings. The metadata key
+``help`` says what the field means, ``choices`` may list the allowed values. Later sources win: defaults,
+preset, file, overrides. A dotted key (``towers.vision=frozen``) changes one entry of a dict field or group; a
+plain key replaces the whole dict, and the fields that it names of a group. All that is wrong is told at
+once. Paths are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ from typing import Any, TypeVar
 from studio._convert import Wrong, convert, parse, type_name
 from studio.errors import ConfigError, UnknownName, unknown
 
-__all__ = ["Setting", "from_dict", "help_text", "load", "settings", "to_dict", "to_yaml", "type_name"]
+__all__ = [
+    "Setting",
+    "flatten",
+    "from_dict",
+    "help_text",
+    "load",
+    "settings",
+    "to_dict",
+    "to_yaml",
+    "type_name",
+]
 
 T = TypeVar("T")
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
@@ -45,6 +56,13 @@ class Setting:
     def required(self) -> bool:
         """Whether the field has no default."""
         return self.default is MISSING
+
+    @property
+    def group(self) -> list[Setting]:
+        """The settings of a group, named ``group.name``; none for a plain field."""
+        if not dataclasses.is_dataclass(self.hint) or not isinstance(self.hint, type):
+            return []
+        return [dataclasses.replace(own, name=f"{self.name}.{own.name}") for own in settings(self.hint)]
 
 
 def settings(config: type[Any]) -> list[Setting]:
@@ -113,6 +131,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
+def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names, as they are typed: ``{"adapter.r": 16}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{above}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
 def to_yaml(config: Any) -> str:
     """Return a configuration as YAML with each field's help as a comment; `load` reads it back unchanged."""
     import yaml
@@ -129,7 +156,7 @@ def to_yaml(config: Any) -> str:
 def help_text(config: type[Any]) -> str:
     """Return one line per field: name, type, default and meaning, in columns."""
     rows = []
-    for setting in settings(config):
+    for setting in [own for whole in settings(config) for own in whole.group or [whole]]:
         default = "(required)" if setting.required else _short(setting.default)
         allowed = f" [{', '.join(map(str, setting.choices))}]" if setting.choices else ""
         rows.append((setting.name, setting.type, default, setting.help + allowed))
@@ -157,15 +184,15 @@ def _absorb(
     table = {setting.name: setting for setting in known}
     prefix = f"{where}: " if where else ""
     for key, raw in pairs:
-        name, dot, rest = str(key).partition(".")
+        name, _, rest = str(key).partition(".")
         setting = table.get(name)
         if setting is None:
-            errors.append(prefix + unknown("setting", str(key), table))
+            errors.append(prefix + _unknown(str(key), known))
             continue
         try:
-            if typed and (setting.hint is Any or (dot and Any in typing.get_args(setting.hint))):
+            if typed and _takes_anything(setting.hint, rest):
                 raw = parse(raw)
-            value = _entry(setting, values, rest, raw) if dot else convert(setting.hint, raw)
+            value = _value(setting, values, rest, raw)
             _check_choices(setting, value)
         except Wrong as wrong:
             errors.append(f"{prefix}{key} {wrong}")
@@ -174,9 +201,35 @@ def _absorb(
         values[name] = value
 
 
-def _entry(setting: Setting, values: Mapping[str, Any], key: str, raw: Any) -> dict[str, Any]:
-    """Return a dict field's value with the entry at the dotted ``key`` replaced; it is typed as a whole."""
+def _unknown(key: str, known: Sequence[Setting]) -> str:
+    """Return the sentence for an unknown setting; one that stands in a group is told by its whole name."""
+    for setting in known:
+        for own in setting.group:
+            if own.name == f"{setting.name}.{key}":
+                return f"unknown setting '{key}'; it is called '{own.name}'"
+    return unknown("setting", key, [setting.name for setting in known])
+
+
+def _takes_anything(hint: Any, key: str) -> bool:
+    """Say whether what stands at a dotted key below a field may be of any type."""
+    for step in key.split(".") if key else ():
+        if dataclasses.is_dataclass(hint):
+            hint = typing.get_type_hints(hint).get(step)
+        elif Any in typing.get_args(hint):
+            return True
+    return hint is Any
+
+
+def _value(setting: Setting, values: Mapping[str, Any], key: str, raw: Any) -> Any:
+    """Return a field's value from ``raw``, which stands for the entry at the dotted ``key`` if there is one.
+
+    A dict field with an entry replaced is typed as a whole.
+    """
     start = values.get(setting.name, setting.default)
+    if setting.group:
+        return _in_group(setting, start, key, raw)
+    if not key:
+        return convert(setting.hint, raw)
     if not isinstance(start, Mapping):
         if start is not None and start is not MISSING:
             raise Wrong(f"has no entries: '{setting.name}' is of type {setting.type}")
@@ -193,6 +246,22 @@ def _entry(setting: Setting, values: Mapping[str, Any], key: str, raw: Any) -> d
     if not isinstance(result, dict):
         raise Wrong(f"has no entries: '{setting.name}' is of type {setting.type}")
     return result
+
+
+def _in_group(setting: Setting, start: Any, key: str, raw: Any) -> Any:
+    """Return a group with the field at the dotted ``key`` replaced, or all those that a mapping names."""
+    start = setting.default if start is None else start
+    if not key:
+        given = vars(convert(setting.hint, raw)) if isinstance(raw, setting.hint) else convert(dict, raw)
+        whole = dict(vars(start)) | given
+        return convert(setting.hint, whole)
+    name, _, rest = key.partition(".")
+    fields = {own.name: own for own in settings(setting.hint)}
+    if name not in fields:
+        raise Wrong(f"has an {unknown('setting', name, fields)}")
+    value = _value(fields[name], vars(start), rest, raw)
+    _check_choices(fields[name], value)
+    return dataclasses.replace(start, **{name: value})
 
 
 def _copy(value: Any) -> Any:
@@ -283,6 +352,8 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON would hold it."""
     if isinstance(value, Path):
         return value.as_posix()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

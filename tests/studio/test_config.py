@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.config import from_dict, help_text, load, settings, to_dict, to_yaml
+from studio.config import flatten, from_dict, help_text, load, settings, to_dict, to_yaml
 from studio.errors import ConfigError, UnknownName
 
 
@@ -209,3 +209,49 @@ def test_help_tells_name_type_default_and_meaning() -> None:
 
 def test_yaml_carries_the_help_as_comments() -> None:
     assert "# peak learning rate\nrate: 0.0001\n" in to_yaml(Config())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """A group of settings."""
+
+    peak: float = field(default=1e-3, metadata={"help": "highest rate"})
+    shape: Literal["cosine", "linear"] = field(default="cosine", metadata={"help": "what it looks like"})
+    more: dict[str, Any] = field(default_factory=dict, metadata={"help": "anything"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped:
+    """A configuration with a group."""
+
+    name: str = field(default="x", metadata={"help": "a name"})
+    rates: Rates = field(default_factory=Rates, metadata={"help": "the rates"})
+
+
+def test_fields_of_a_group_are_set_one_by_one_in_every_face(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("rates:\n  peak: 2e-4\n")
+    presets = {"p": {"rates": {"shape": "linear"}}}
+    overrides = ["rates.more.deep.x=3", "name=y"]
+    made = load(Grouped, tmp_path / "c.yaml", overrides, preset="p", presets=presets)
+    assert made == Grouped(name="y", rates=Rates(peak=2e-4, shape="linear", more={"deep": {"x": 3}}))
+    assert from_dict(Grouped, json.loads(json.dumps(to_dict(made)))) == made
+    (tmp_path / "again.yaml").write_text(to_yaml(made))
+    assert load(Grouped, tmp_path / "again.yaml") == made
+    assert load(Grouped, overrides=["rates={peak: 5}"]).rates == Rates(peak=5.0)
+    assert from_dict(Grouped, {"rates": Rates(peak=5.0)}).rates == Rates(peak=5.0)
+    assert [line.split()[0] for line in help_text(Grouped).splitlines()] == [
+        "name", "rates.peak", "rates.shape", "rates.more",
+    ]  # fmt: skip
+    assert flatten(to_dict(made)) == {
+        "name": "y", "rates.peak": 2e-4, "rates.shape": "linear", "rates.more.deep.x": 3,
+    }  # fmt: skip
+
+
+def test_mistakes_in_a_group_are_told_with_their_place() -> None:
+    assert wrong("rates.peak=high", config=Grouped) == "rates.peak must be a number, not 'high'"
+    assert "rates.peek has an unknown setting 'peek'; did you mean 'peak'?" in wrong(
+        "rates.peek=1", config=Grouped
+    )
+    assert wrong("peak=1", config=Grouped) == "unknown setting 'peak'; it is called 'rates.peak'"
+    assert "must be a mapping" in wrong("rates=3", config=Grouped)
+    assert "rates.shape has unknown value 'cosin'" in wrong("rates.shape=cosin", config=Grouped)
