@@ -33,15 +33,15 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 #: What each expert is trained with: `triptych run sft` with these settings does the same again.
 EXPERT: dict[str, Any] = {
-    "model": "nano-omni", "r": 16, "alpha": 32, "lr": 3e-3, "batch_size": 16, "max_steps": 300, "warmup": 0.1,
-    "towers": {"llm": "lora", "vision": "lora", "projector": "lora"},
+    "model": "nano-omni", "adapter": {"r": 16, "alpha": 32}, "lr": 3e-3, "batch_size": 16, "max_steps": 300,
+    "optimiser": {"warmup": 0.1}, "towers": {"llm": "lora", "vision": "lora", "projector": "lora"},
 }  # fmt: skip
 EXPERTS: dict[str, dict[str, Any]] = {
     "handwriting": EXPERT,
     "textiles": EXPERT,
     "commands": {**EXPERT, "towers": {"llm": "lora", "audio": "lora", "projector": "lora"}},
     # Two inputs at once want smaller steps, and more of them; the base already understands the questions.
-    "helpdesk": {**EXPERT, "lr": 1.2e-3, "max_steps": 400, "warmup": 0.05},
+    "helpdesk": {**EXPERT, "lr": 1.2e-3, "max_steps": 400, "optimiser": {"warmup": 0.05}},
 }
 ANSWER_TOKENS = 24
 

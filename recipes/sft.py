@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from studio import families
-from studio.adapter_files import write_note
-from studio.adapters import save_adapter
 from studio.assets import find_data, find_model
 from studio.augment._steps import check_steps, fingerprint, read_steps
 from studio.checkpoint import Checkpoint
@@ -35,25 +28,26 @@ from studio.data import load_data
 from studio.data.findings import check_before_training
 from studio.data.lengths import rules as length_rules
 from studio.data.provenance import provenance
-from studio.errors import ConfigError, unknown
 from studio.families._gauge import Gauge
-from studio.families._save import save_pretrained
-from studio.files import atomic_folder
 from studio.log import Log, QuietLog
-from studio.runs import Record, begin_run, find_same, new_record, write_card, write_run
-from studio.training.batches import epoch_batches, micro_batches, steps_per_epoch
+from studio.runs import begin_run, find_same, new_record, write_run
+from studio.training.batches import epoch_batches, steps_per_epoch
 from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
 from studio.training.interrupt import Interrupt
 from studio.training.loss import Precision, TokenLoss, compute_type
+from studio.training.processes import join
+from studio.training.result import card, keep
 from studio.training.save import Progress, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
+from studio.training.settings import Adapter, Evaluate, Optimiser, above_zero, check_settings, not_negative
+from studio.training.step import Steps
 from studio.training.threads import set_threads
 from studio.training.towers import choose_trainable, parameter_groups, tower_rules, train_mode
-from studio.training.tracking import Metrics, check_tracker
-from studio.types import Family, Loaded, Run
+from studio.training.tracking import Metrics
+from studio.types import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,37 +86,32 @@ class Config:
             "help": "rule per tower (towers.vision=lora); the rest: lora on llm only, or full for full"
         },
     )
-    r: int = field(default=16, metadata={"help": "rank of LoRA"})
-    alpha: float = field(default=32.0, metadata={"help": "strength of LoRA: delta = alpha / r * B A"})
-    dropout: float = field(default=0.0, metadata={"help": "dropout in front of LoRA"})
+    adapter: Adapter = field(default_factory=Adapter, metadata={"help": "what the adapter is like"})
     lr: float = field(default=2e-4, metadata={"help": "peak learning rate"})
     epochs: float = field(default=3.0, metadata={"help": "passes over the data"})
     max_steps: int | None = field(default=None, metadata={"help": "optimiser steps, instead of epochs"})
     batch_size: int = field(default=8, metadata={"help": "samples in a micro-batch, on each process"})
     accumulate: int = field(default=1, metadata={"help": "micro-batches a step; 8 x 1 does as 2 x 4"})
-    warmup: float = field(default=0.05, metadata={"help": "steps of rising rate; below 1 a share of all"})
     schedule: Schedule = field(default="cosine", metadata={"help": "the learning rate after the warm-up"})
-    optimiser: dict[str, float] = field(
-        default_factory=dict,
-        metadata={
-            "help": "AdamW: optimiser.weight_decay (0; on matrices only), .clip (1: the gradient's largest "
-            "norm; 0 does not clip)"
-        },
-    )
+    optimiser: Optimiser = field(default_factory=Optimiser, metadata={"help": "the steps it takes"})
     seed: int = field(default=0, metadata={"help": "seed of LoRA's start, the order and dropout"})
-    eval_every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
+    evaluate: Evaluate = field(default_factory=Evaluate, metadata={"help": "looking at held-out rows"})
     save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
     precision: Precision = field(default="auto", metadata={"help": "auto is bf16 where the device has it"})
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
 
 
-#: What `Config.optimiser` may hold, as it is if it does not.
-OPTIMISER = {"weight_decay": 0.0, "clip": 1.0}
-
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"output": "runs/smoke", "max_steps": 6, "batch_size": 4, "r": 4, "warmup": 2, "lr": 1e-3},
-}
+    "smoke": {
+        "output": "runs/smoke",
+        "max_steps": 6,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "adapter": {"r": 4},
+        "optimiser": {"warmup": 2},
+    },
+}  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
 APART = ("output", "save_every", "tracker", "resume")
@@ -136,25 +125,15 @@ def run(config: Config, log: Log) -> Run:
     """
     check(config)
     limits, steps = length_rules(config.length), read_steps(config.augment)
-    tuned = OPTIMISER | config.optimiser
     began = time.monotonic()
     base, output = find_model(config.model), config.output
     family = families.detect(base)
     rules = tower_rules(family, config.method, config.towers)
     beside_llm = any(rule != "frozen" for tower, rule in rules.items() if tower != "llm")
 
-    # Processes: accelerate reads from the environment how many there are, and on what device.
-    accelerator = Accelerator(
-        log_with=check_tracker(config.tracker) if config.tracker else None,
-        project_dir=output,
-        mixed_precision="no",  # `TokenLoss` switches autocast on
-        kwargs_handlers=[
-            # A tower that no sample of a batch uses has no gradient in it, and DDP has to look for that.
-            DistributedDataParallelKwargs(find_unused_parameters=beside_llm),
-            InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # for those that wait while others encode
-        ],
-    )
-    main, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    # Processes: the environment says how many there are, and on what device.
+    processes = join(output, tracker=config.tracker, unused=beside_llm)
+    accelerator, main, world = processes.accelerator, processes.main, processes.world
     log = log if main else QuietLog()
 
     # Seed: the adapter's start depends on it. The number of threads only changes the last digits.
@@ -183,9 +162,8 @@ def run(config: Config, log: Log) -> Run:
     loaded = family.load(base, dtype=dtype if config.method == "lora" else torch.float32)
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
-    share = (accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
-        encode_samples(gauge, rows, shards, log, rules=limits, name=name, part=share)
+        encode_samples(gauge, rows, shards, log, rules=limits, name=name, part=processes.part)
     accelerator.wait_for_everyone()
     if main:
         begin_run(output, record, fresh=old is None)
@@ -197,24 +175,28 @@ def run(config: Config, log: Log) -> Run:
             log.say(f"{name}: " + ", ".join(f"{count} rows {step}" for step, count in encoded.fitted.items()))
     epochs = Epochs(
         data, gauge, train, shards, log, steps=steps, seed=config.seed, rules=limits,
-        part=share, wait=accelerator.wait_for_everyone,
+        part=processes.part, wait=accelerator.wait_for_everyone,
     )  # fmt: skip
     collate = partial(family.collate, loaded.processor, side="right")
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
     plain = choose_trainable(
         loaded.model.to(accelerator.device), family, rules,
-        r=config.r, alpha=config.alpha, dropout=config.dropout, seed=config.seed,
+        r=config.adapter.r, alpha=config.adapter.alpha, dropout=config.adapter.dropout, seed=config.seed,
     )  # fmt: skip
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count, everything = (sum(p.numel() for p in group) for group in (learning, plain.parameters()))
     optimiser: Any = torch.optim.AdamW(
-        parameter_groups(plain, tuned["weight_decay"]), lr=config.lr, fused=True
+        parameter_groups(plain, config.optimiser.weight_decay), lr=config.lr, fused=True
     )
     if progress.step:
         load_state(output / "last", plain, optimiser)
     token_loss = TokenLoss(plain, accelerator.device, dtype)
     model, optimiser = accelerator.prepare(plain, optimiser)
+    step_of = Steps(
+        model=model, token_loss=token_loss, collate=collate, micro_batch=config.batch_size,
+        processes=processes,
+    )  # fmt: skip
     learns = ", ".join(f"{tower} {rule}" for tower, rule in rules.items())
     log.say(f"{family.name}: {count:,} of {everything:,} parameters learn ({learns}); {threads} threads")
 
@@ -222,8 +204,8 @@ def run(config: Config, log: Log) -> Run:
     size = config.batch_size * config.accumulate * world
     per_epoch = steps_per_epoch(len(data), size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
-    warmup = warmup_steps(config.warmup, total)
-    eval_every, save_every = config.eval_every or per_epoch, config.save_every or per_epoch
+    warmup = warmup_steps(config.optimiser.warmup, total)
+    eval_every, save_every = config.evaluate.every or per_epoch, config.save_every or per_epoch
     if progress.step:
         log.say(f"going on after step {progress.step} of {total}")
     log.stage("training", total - progress.step, "steps")
@@ -239,25 +221,13 @@ def run(config: Config, log: Log) -> Run:
                 if steps:
                     log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]
-            set_seed(config.seed, "step", step, rank)
+            set_seed(config.seed, "step", step, processes.rank)
             lr = config.lr * factor(step, total, warmup, config.schedule)
             for group in optimiser.param_groups:
                 group["lr"] = lr
 
-            # One denominator for the whole step: the sum over micro-batches and processes is then the mean
-            # over supervised tokens. DDP averages gradients over processes, hence times `world`.
-            supervision = data.supervision(batch) or 1.0
-            loss = torch.zeros((), device=accelerator.device)
-            parts = micro_batches(batch, data.lengths, config.batch_size, rank, world)
-            for number, part in enumerate(parts, 1):
-                with accelerator.no_sync(model) if number < len(parts) else nullcontext():
-                    # A process without a sample takes one at weight 0: all must join the exchange.
-                    micro = collate([data[index] for index in part or batch[:1]])
-                    weights = [data.weights[index] for index in part] or [0.0]
-                    share_of_loss = token_loss(model, micro, weights) / supervision
-                    accelerator.backward(share_of_loss * world)
-                    loss += share_of_loss.detach()
-            norm = accelerator.clip_grad_norm_(learning, tuned["clip"] or math.inf)
+            loss = step_of.gradients(data, batch)
+            norm = accelerator.clip_grad_norm_(learning, config.optimiser.clip or math.inf)
             optimiser.step()
             optimiser.zero_grad()
 
@@ -266,14 +236,14 @@ def run(config: Config, log: Log) -> Run:
             save = done % save_every == 0 or done == total
             stop = metrics.step(done, loss, norm, len(batch), lr, due=evaluate or save, stop=interrupt.asked)
             if evaluate:
-                lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, (rank, world))
+                lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, processes)
                 value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
                 metrics.evaluated(done, eval_loss=value)
                 train_mode(plain)
                 if progress.best is None or value < progress.best:
                     progress = dataclasses.replace(progress, best=value, best_step=done)
                     if main:
-                        keep(plain, loaded, family, config, record, done)
+                        keep(plain, loaded, family, output, record, done)
             progress = dataclasses.replace(progress, step=done, loss=metrics.loss, seconds=metrics.seconds)
             if main and (save or stop):
                 save_state(output / "last", plain, optimiser, progress)
@@ -291,8 +261,8 @@ def run(config: Config, log: Log) -> Run:
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
     if main:
         if not held_out:
-            keep(plain, loaded, family, config, record, total)
-        card(config, record, family)
+            keep(plain, loaded, family, output, record, total)
+        card(plain, family, output, record)
         shutil.rmtree(shards, ignore_errors=True)
         write_run(output, record)
     accelerator.end_training()
@@ -301,51 +271,5 @@ def run(config: Config, log: Log) -> Run:
 
 def check(config: Config) -> None:
     """Raise one `ConfigError` with every setting that is out of range."""
-    positive = ("r", "alpha", "lr", "epochs", "max_steps", "batch_size", "accumulate")
-    not_negative = ("warmup", "eval_every", "save_every")
-    wrong = [
-        f"{name} must be {'more than' if limit else 'at least'} 0, not {value}"
-        for names, limit in ((positive, True), (not_negative, False))
-        for name in names
-        if (value := getattr(config, name)) is not None and (value < 0 or (limit and value == 0))
-    ]
-    for name, value in config.optimiser.items():
-        if name not in OPTIMISER:
-            wrong.append(unknown("setting of optimiser", name, OPTIMISER))
-        elif value < 0:
-            wrong.append(f"optimiser.{name} must be at least 0, not {value}")
-    if not 0 <= config.dropout < 1:
-        wrong.append(f"dropout must be at least 0 and below 1, not {config.dropout}")
-    if wrong:
-        raise ConfigError("; ".join(wrong))
-
-
-def keep(model: Any, loaded: Loaded, family: Family, config: Config, record: Record, step: int) -> None:
-    """Write adapter/, or model/ with its processor: what the run is for."""
-    about: dict[str, Any] = {
-        "base": config.model,
-        "base_fingerprint": record.inputs["model"],
-        "family": family.name,
-    }
-    note = {"run": record.fingerprint, "step": step, "data": record.data["data"]}
-    if config.method == "lora":
-        save_adapter(model, config.output / "adapter", note=note, **about)
-        return
-    with atomic_folder(config.output / "model") as folder:
-        save_pretrained(Loaded(model, loaded.processor), folder)
-        write_note(folder, note=note, **about)
-
-
-def card(config: Config, record: Record, family: Family) -> None:
-    """Write the run's card."""
-    lora = config.method == "lora"
-    variant = f"{config.model}+{config.output}/adapter" if lora else f"{config.output}/model"
-    write_card(
-        config.output,
-        f"{config.output.name}: {family.name} fine-tuned",
-        record,
-        summary=f"{'A LoRA adapter for' if lora else 'A full fine-tune of'} `{config.model}` (family "
-        f"{family.name}), trained by the recipe `sft` on `{config.data}`.",
-        use=f"triptych eval {variant} --data {config.eval_data or config.data}",
-        tags=("triptych", family.name, config.method),
-    )
+    positive = above_zero(config, "lr", "epochs", "max_steps", "batch_size", "accumulate")
+    check_settings(config, [*positive, *not_negative(config, "save_every")])

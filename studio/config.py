@@ -258,7 +258,7 @@ def _in_group(setting: Setting, start: Any, key: str, raw: Any) -> Any:
     name, _, rest = key.partition(".")
     fields = {own.name: own for own in settings(setting.hint)}
     if name not in fields:
-        raise Wrong(f"has an {unknown('setting', name, fields)}")
+        raise Wrong(f"is an {unknown('setting', name, fields)}")
     value = _value(fields[name], vars(start), rest, raw)
     _check_choices(fields[name], value)
     return dataclasses.replace(start, **{name: value})

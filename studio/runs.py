@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from studio.config import flatten
 from studio.errors import CheckpointError, ConfigError
 from studio.files import atomic_write
 
@@ -63,10 +64,11 @@ def new_record(
 ) -> Record:
     """Return the record of a run that begins now.
 
-    ``config`` is what `studio.config.to_dict` gives; settings named in ``apart`` (where to write, how many
-    threads) and the paths of ``inputs`` are left out of the fingerprint.
+    ``config`` is what `studio.config.to_dict` gives; settings named in ``apart`` (where to write, how often
+    to save), dotted or whole groups, and the paths of ``inputs`` are left out of the fingerprint.
     """
-    result = {key: value for key, value in config.items() if key not in {*apart, *inputs}}
+    skipped = {*apart, *inputs}
+    result = {key: value for key, value in flatten(config).items() if not skipped & set(_above(key))}
     text = json.dumps([recipe, result, dict(inputs), processes], sort_keys=True)
     return Record(
         recipe=recipe,
@@ -134,10 +136,11 @@ def begin_run(folder: Path, record: Record, *, fresh: bool) -> None:
 def differences(old: Record, new: Record, *, apart: Iterable[str] = ()) -> list[str]:
     """Return in words how two runs with other fingerprints differ, settings first: ``lr 0.1 (was 0.2)``."""
     skipped = {*apart, *new.inputs, *old.inputs}
+    before, now = flatten(old.config), flatten(new.config)
     told = [
-        f"{key} {new.config.get(key)} (was {old.config.get(key)})"
-        for key in {**old.config, **new.config}
-        if key not in skipped and old.config.get(key) != new.config.get(key)
+        f"{key} {now.get(key)} (was {before.get(key)})"
+        for key in {**before, **now}
+        if not skipped & set(_above(key)) and before.get(key) != now.get(key)
     ]
     for key in {**old.inputs, **new.inputs}:
         if old.inputs.get(key) != new.inputs.get(key):
@@ -145,6 +148,12 @@ def differences(old: Record, new: Record, *, apart: Iterable[str] = ()) -> list[
     if old.recipe != new.recipe:
         told.insert(0, f"recipe {new.recipe} (was {old.recipe})")
     return told
+
+
+def _above(key: str) -> list[str]:
+    """Return a dotted name and the groups it stands in: ``a.b.c``, ``a.b``, ``a``."""
+    steps = key.split(".")
+    return [".".join(steps[:count]) for count in range(len(steps), 0, -1)]
 
 
 def versions() -> dict[str, str]:
@@ -178,7 +187,7 @@ def write_card(
         _table(("input", "path", "sha256"), inputs),
         *(["## Data", _origins(record)] if record.data else []),
         "## Settings",
-        _table(("setting", "value"), [(key, f"`{value}`") for key, value in record.config.items()]),
+        _table(("setting", "value"), [(key, f"`{value}`") for key, value in flatten(record.config).items()]),
         "## Made with",
         _table(("package", "version"), list(record.versions.items())),
         f"Started {record.started}; "

@@ -9,6 +9,7 @@ import torch
 
 from studio.training.encoding import Encoded
 from studio.training.loss import TokenLoss
+from studio.training.processes import Processes
 from studio.types import Batch
 
 
@@ -19,17 +20,17 @@ def evaluation_loss(
     data: Encoded,
     collate: Callable[[Sequence[Batch]], Batch],
     size: int,
-    part: tuple[int, int] = (0, 1),
+    processes: Processes,
 ) -> torch.Tensor:
     """Return the weighted sum [] of this process's share of the loss; divide by ``data.supervision``.
 
-    Batches hold samples of like length. ``part`` = (rank, world) takes every world-th batch; the model is
-    left in evaluation mode.
+    Batches hold samples of like length, and each process takes its share of them; the model is left in
+    evaluation mode.
     """
     model.eval()
     order = sorted(range(len(data)), key=lambda index: data.lengths[index])
     batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
     total = torch.zeros((), device=next(model.parameters()).device)
-    for batch in batches[part[0] :: part[1]]:
+    for batch in batches[processes.rank :: processes.world]:
         total += loss(model, collate([data[i] for i in batch]), [data.weights[i] for i in batch])
     return total

@@ -182,7 +182,7 @@ def test_a_run_and_its_adapter_answer_what_they_were_trained_on(
     assert main(["card", str(made), "--license", "MIT", "--source", "our looms", "--out", str(made)]) == 0
     out = tmp_path / "run"
     line = ["run", "sft", f"model={tiny('qwen_omni')}", f"data={made}", f"eval_data={made}", f"output={out}"]
-    assert main([*line, "max_steps=1", "batch_size=2", "r=2", "lr=1e-3"]) == 0
+    assert main([*line, "max_steps=1", "batch_size=2", "adapter.r=2", "lr=1e-3"]) == 0
     capsys.readouterr()
     record = json.loads((out / "run.json").read_text())
     assert record["data"]["data"]["sha256"] == record["inputs"]["data"] == data_hash(load_data(made, "train"))

@@ -294,7 +294,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(
 def test_a_run_can_be_repeated_from_its_folder(
     triptych: Call, experts: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    settings = [f"model={experts['base']}", f"data={rows}", "max_steps=1", "batch_size=2", "r=2"]
+    settings = [f"model={experts['base']}", f"data={rows}", "max_steps=1", "batch_size=2", "adapter.r=2"]
     done = triptych("run", "sft", "--preset", "smoke", *settings, "output=one")
     assert done.returncode == 0, done.stderr
     again = triptych("run", "sft", "--config", "one", "output=two")

@@ -35,7 +35,9 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
             domain, tmp_path / domain, train=32, test=6
         )  # a folder of that name goes before the shipped one
     monkeypatch.setattr(demo, "DOMAINS", domains)
-    monkeypatch.setattr(demo, "EXPERTS", {d: {**demo.EXPERTS[d], "max_steps": 3, "r": 4} for d in domains})
+    monkeypatch.setattr(
+        demo, "EXPERTS", {d: {**demo.EXPERTS[d], "max_steps": 3, "adapter": {"r": 4}} for d in domains}
+    )
 
     report = demo.demo(tmp_path / "out", False, 0, PlainLog())
     told = capsys.readouterr()

@@ -92,7 +92,7 @@ def ours(model: Path, data: Path, steps: int, output: Path) -> tuple[float, floa
     clock = Clock()
     settings = {
         "model": str(model), "data": str(data), "output": str(output), "max_steps": steps, "lr": RATE,
-        "batch_size": BATCH, "r": RANK, "alpha": 2 * RANK, "warmup": 0,
+        "batch_size": BATCH, "adapter": {"r": RANK, "alpha": 2 * RANK}, "optimiser": {"warmup": 0},
     }  # fmt: skip
     sft.run(from_dict(sft.Config, settings), clock)
     return rate(clock.times), read_metrics(output)[0]["loss"]

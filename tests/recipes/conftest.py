@@ -56,5 +56,5 @@ def plain_data(data: Data) -> Path:
 def settings(tiny: Callable[[str], Path], plain_data: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "model": str(tiny("qwen_omni")), "data": str(plain_data), "output": str(tmp_path / "run"),
-        "max_steps": 4, "batch_size": 4, "r": 4, "lr": 5e-3, "warmup": 1,
+        "max_steps": 4, "batch_size": 4, "lr": 5e-3, "adapter": {"r": 4}, "optimiser": {"warmup": 1},
     }  # fmt: skip

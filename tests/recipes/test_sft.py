@@ -132,7 +132,7 @@ def test_full_training_learns_the_answers_by_heart(settings: dict[str, Any], tin
     """The whole way: from files to a model that answers; the answers differ by picture, sound and text."""
     done = run(
         settings, method="full", max_steps=110, batch_size=13, lr=1e-2, save_every=200,
-        optimiser={"weight_decay": 0.01}, towers={"vision": "frozen"},
+        towers={"vision": "frozen"}, **{"optimiser.weight_decay": 0.01},
     )  # fmt: skip
     folder = done.folder / "model"
     assert losses(done.folder)[-1] < 0.1
@@ -163,7 +163,7 @@ def test_accumulating_micro_batches_changes_nothing(settings: dict[str, Any], tm
 
 
 def test_the_seed_decides_everything(settings: dict[str, Any], tmp_path: Path) -> None:
-    more = {"dropout": 0.2, "max_steps": 3}
+    more = {"adapter.dropout": 0.2, "max_steps": 3}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(len(name) + seed + ord(name))  # what happened before does not matter
         run(settings, output=str(tmp_path / name), seed=seed, **more)
@@ -172,9 +172,9 @@ def test_the_seed_decides_everything(settings: dict[str, Any], tmp_path: Path) -
 
 
 def test_evaluation_does_not_disturb_training(settings: dict[str, Any], tmp_path: Path) -> None:
-    more = {"dropout": 0.2, "max_steps": 5}
+    more = {"adapter.dropout": 0.2, "max_steps": 5, "evaluate.every": 2}
     run(settings, output=str(tmp_path / "without"), **more)
-    run(settings, output=str(tmp_path / "with"), eval_data=settings["data"], eval_every=2, **more)
+    run(settings, output=str(tmp_path / "with"), eval_data=settings["data"], **more)
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
     evaluated = [row["step"] for row in read_metrics(tmp_path / "with") if "eval_loss" in row]
     assert evaluated == [2, 4, 5]
@@ -182,7 +182,8 @@ def test_evaluation_does_not_disturb_training(settings: dict[str, Any], tmp_path
 
 def test_the_model_on_disk_is_that_of_the_best_evaluation(settings: dict[str, Any]) -> None:
     """This learning rate rises until the loss does too; what is kept must be the step from before."""
-    more = {"eval_data": settings["data"], "eval_every": 1, "method": "full", "lr": 0.5, "warmup": 6}
+    more = {"eval_data": settings["data"], "evaluate.every": 1, "method": "full", "lr": 0.5}
+    more["optimiser.warmup"] = 6
     done = run(settings, max_steps=6, **more)
     found = losses(done.folder, "eval_loss")
     best = min(found)
@@ -213,7 +214,8 @@ def start(settings: dict[str, Any], environment: dict[str, str] | None = None, *
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(settings: dict[str, Any], tmp_path: Path) -> None:
-    more = {"max_steps": 40, "save_every": 3, "eval_data": settings["data"], "eval_every": 5, "dropout": 0.1}
+    more = {"max_steps": 40, "save_every": 3, "eval_data": settings["data"]}
+    more |= {"evaluate.every": 5, "adapter.dropout": 0.1}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(settings, output=killed, **more)
     deadline = time.monotonic() + 300
@@ -265,7 +267,7 @@ def test_starting_over_leaves_nothing_of_the_old_run(settings: dict[str, Any]) -
 
 def test_a_loss_that_is_not_a_number_stops_the_run(settings: dict[str, Any]) -> None:
     with pytest.raises(TriptychError, match=r"step \d: the loss is (nan|inf).* a lower lr"):
-        run(settings, lr=1e20, optimiser={"clip": 0}, save_every=1, max_steps=8)
+        run(settings, lr=1e20, save_every=1, max_steps=8, **{"optimiser.clip": 0})
     folder = Path(settings["output"])
     weights = load_file(folder / "last" / "weights.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
@@ -274,10 +276,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(settings: dict[str, Any]) -> 
 
 def test_all_settings_out_of_range_are_told_at_once(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        run(settings, lr=0, batch_size=-1, dropout=1.0, optimiser={"clip": -1})
+        run(settings, lr=0, batch_size=-1, **{"adapter.dropout": 1.0, "optimiser.clip": -1})
     assert all(
         name in str(caught.value)
-        for name in ("lr must", "batch_size must", "dropout must", "optimiser.clip must")
+        for name in ("lr must", "batch_size must", "adapter.dropout must", "optimiser.clip must")
     )
 
 

@@ -163,8 +163,8 @@ def test_mistakes_are_told_before_anything_is_loaded(settings: dict[str, Any], d
     flip = load(sft.Config, overrides=['augment=[{flip: {labels: "none of [circle]"}}]']).augment
     with pytest.raises(DataError, match=r"train\.jsonl:2: it says 'circle', which flip would make untrue"):
         run(settings, augment=flip)
-    with pytest.raises(ConfigError, match="unknown setting of optimiser 'clap'; did you mean 'clip'"):
-        run(settings, optimiser={"clap": 1})
+    with pytest.raises(ConfigError, match="clap is an unknown setting 'clap'; did you mean 'clip'"):
+        run(settings, **{"optimiser.clap": 1})
     assert not Path(settings["output"]).exists()
 
 

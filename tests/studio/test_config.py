@@ -249,7 +249,7 @@ def test_fields_of_a_group_are_set_one_by_one_in_every_face(tmp_path: Path) -> N
 
 def test_mistakes_in_a_group_are_told_with_their_place() -> None:
     assert wrong("rates.peak=high", config=Grouped) == "rates.peak must be a number, not 'high'"
-    assert "rates.peek has an unknown setting 'peek'; did you mean 'peak'?" in wrong(
+    assert "rates.peek is an unknown setting 'peek'; did you mean 'peak'?" in wrong(
         "rates.peek=1", config=Grouped
     )
     assert wrong("peak=1", config=Grouped) == "unknown setting 'peak'; it is called 'rates.peak'"

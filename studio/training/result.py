@@ -1,0 +1,49 @@
+"""What a run is for: its adapter or model with the note of where it is from, and its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from studio.adapter_files import write_note
+from studio.adapters import save_adapter
+from studio.families._save import save_pretrained
+from studio.files import atomic_folder
+from studio.runs import Record, write_card
+from studio.types import Family, Loaded
+
+
+def keep(model: Any, loaded: Loaded, family: Family, output: Path, record: Record, step: int) -> None:
+    """Write ``output``/adapter of a model with an adapter, else ``output``/model with its processor."""
+    about: dict[str, Any] = {
+        "base": record.config["model"],
+        "base_fingerprint": record.inputs["model"],
+        "family": family.name,
+    }
+    note = {"run": record.fingerprint, "step": step, "data": record.data["data"]}
+    if has_adapter(model):
+        save_adapter(model, output / "adapter", note=note, **about)
+        return
+    with atomic_folder(output / "model") as folder:
+        save_pretrained(Loaded(model, loaded.processor), folder)
+        write_note(folder, note=note, **about)
+
+
+def card(model: Any, family: Family, output: Path, record: Record) -> None:
+    """Write the run's card."""
+    config, adapter = record.config, has_adapter(model)
+    variant = f"{config['model']}+{output}/adapter" if adapter else f"{output}/model"
+    write_card(
+        output,
+        f"{output.name}: {family.name} fine-tuned",
+        record,
+        summary=f"{'An adapter for' if adapter else 'A full fine-tune of'} `{config['model']}` (family "
+        f"{family.name}), trained by the recipe `{record.recipe}` on `{config['data']}`.",
+        use=f"triptych eval {variant} --data {config['eval_data'] or config['data']}",
+        tags=("triptych", family.name, str(config["method"])),
+    )
+
+
+def has_adapter(model: Any) -> bool:
+    """Say whether an adapter was put on the model."""
+    return bool(getattr(model, "peft_config", None))

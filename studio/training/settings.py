@@ -1,0 +1,72 @@
+"""Settings of fine-tuning in groups, each with what its values may be; recipes put them into their Config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What an adapter is like."""
+
+    r: int = field(default=16, metadata={"help": "rank of LoRA"})
+    alpha: float = field(default=32.0, metadata={"help": "strength of LoRA: delta = alpha / r * B A"})
+    dropout: float = field(default=0.0, metadata={"help": "dropout in front of LoRA"})
+
+    def wrong(self) -> Iterator[str]:
+        """Yield what is out of range."""
+        yield from above_zero(self, "r", "alpha")
+        if not 0 <= self.dropout < 1:
+            yield f"dropout must be at least 0 and below 1, not {self.dropout}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How weights follow their gradients: AdamW."""
+
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's; on matrices only"})
+    clip: float = field(default=1.0, metadata={"help": "the gradient's largest norm; 0 does not clip"})
+    warmup: float = field(default=0.05, metadata={"help": "steps of rising rate; below 1 a share of all"})
+
+    def wrong(self) -> Iterator[str]:
+        """Yield what is out of range."""
+        yield from not_negative(self, "weight_decay", "clip", "warmup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """When a run looks at held-out rows."""
+
+    every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
+
+    def wrong(self) -> Iterator[str]:
+        """Yield what is out of range."""
+        yield from not_negative(self, "every")
+
+
+def above_zero(group: Any, *names: str) -> Iterator[str]:
+    """Yield a sentence for each setting that is given and not above 0."""
+    for name in names:
+        if (value := getattr(group, name)) is not None and value <= 0:
+            yield f"{name} must be more than 0, not {value}"
+
+
+def not_negative(group: Any, *names: str) -> Iterator[str]:
+    """Yield a sentence for each setting that is below 0."""
+    for name in names:
+        if (value := getattr(group, name)) is not None and value < 0:
+            yield f"{name} must be at least 0, not {value}"
+
+
+def check_settings(config: Any, wrong: Iterable[str] = ()) -> None:
+    """Raise one `ConfigError` with all that is ``wrong`` with a configuration and with its groups."""
+    told = list(wrong)
+    for name, group in vars(config).items():
+        if isinstance(group, Adapter | Optimiser | Evaluate):
+            told += [f"{name}.{sentence}" for sentence in group.wrong()]
+    if told:
+        raise ConfigError("; ".join(told))
