@@ -24,6 +24,7 @@ DOORS = {
         "studio/augment/",
         "studio/synthetic/",
         "studio/heatmap_picture.py",
+        "studio/chart_picture.py",
     ),
     "transformers": ("studio/families/", "studio/generate.py"),
     "accelerate": ("studio/training/", "recipes/"),
