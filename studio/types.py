@@ -121,6 +121,37 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feature:
+    """How what frozen towers make of one kind of medium is computed apart, and given to the model instead.
+
+    ``takes``
+        keys of an encoded sample that nothing but the towers reads: they leave the batch.
+    ``reads``
+        keys that the towers read too, and that stay in the batch.
+    ``parts``
+        paths of the modules and parameters that the features are made by.
+    ``projectors``
+        those of them that come last, in the order in which ``compute`` returns what goes into them. If they
+        learn and nothing before them does, the features are what goes into them.
+    ``compute(model, batch, projected)``
+        the features of a batch's media: tensors whose first axis goes through the media in order. With
+        ``projected`` they are what the language model takes, without what the projectors take.
+    ``give(model, inputs, features, projected)``
+        the keyword arguments of the model's forward that hand the features over, beside ``inputs``.
+    ``refuse(config)``
+        why this model's features may not be kept, as a clause, or the empty string.
+    """
+
+    takes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    parts: tuple[str, ...]
+    projectors: tuple[str, ...] = ()
+    compute: Callable[[Any, Batch, bool], list[Tensor]]
+    give: Callable[[Any, Mapping[str, Any], Sequence[Tensor], bool], dict[str, Any]]
+    refuse: Callable[[Any], str] = lambda config: ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How one family of models is loaded, fed, masked and adapted.
 
@@ -145,6 +176,11 @@ class Family:
         the places that the media of an encoded sample need in its text as the model's configuration has
         it, by modality; none where media do not stand in the text. A processor that writes another
         number of them belongs to another model.
+    ``window(processor)``
+        the seconds of the longest sound that it takes, 0 for any; None asks its feature extractor.
+    ``features``
+        modality -> how frozen towers' features are computed once and kept; a family without them runs its
+        towers in every step.
     ``tiny(folder)``
         writes a random checkpoint of a few hundred kilobytes with its genuine configuration and
         processor classes, and returns the folder.
@@ -162,6 +198,8 @@ class Family:
     tiny: Callable[[Path], Path]
     processor: Callable[[Path], Any] | None = None
     media_tokens: Callable[[Any, Batch], Mapping[str, int]] | None = None
+    window: Callable[[Any], float] | None = None
+    features: Mapping[Modality, Feature] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

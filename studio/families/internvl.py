@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.families import _chat, _pictures
+from studio.families import _chat, _features, _pictures
 from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
@@ -112,4 +112,5 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={"image": _features.pictures()},
 )

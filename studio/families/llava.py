@@ -9,13 +9,13 @@ earlier answer has it too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from studio.errors import CheckpointError, DataError, MediaError
-from studio.families import _chat, _load, _pictures, _whole, model_type
+from studio.families import _chat, _features, _load, _pictures, _whole, model_type
 from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained
 from studio.later import torch
@@ -117,6 +117,34 @@ def tiny(folder: Path) -> Path:
     return _llava_build.build(folder)
 
 
+def _project(model: Any, inputs: Mapping[str, Any], features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Project patches [N, P, D], and put the tiles of each picture together as the model does."""
+    inner, config = model.model, model.config
+    if config.model_type == "llava":
+        return _features.through(model, ("model.multi_modal_projector",), features)
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    sizes = inputs["image_sizes"]
+    onevision = config.model_type == "llava_onevision"
+    cut = [True] * len(sizes)
+    if onevision and "batch_num_images" in inputs:
+        cut = [count == 1 for count in inputs["batch_num_images"].tolist() for _ in range(count)]
+    tiles = [
+        image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+        if tiled
+        else 1
+        for size, tiled in zip(sizes, cut, strict=True)
+    ]
+    last = "vision_aspect_ratio" if onevision else "vision_feature_select_strategy"
+    packed, _ = inner.pack_image_features(
+        torch.split(inner.multi_modal_projector(features[0]), tiles),
+        sizes,
+        image_newline=inner.image_newline,
+        **{last: getattr(config, last)},
+    )
+    return [torch.cat(list(packed))]
+
+
 FAMILY = Family(
     name="llava",
     model_types=tuple(_MODELS),
@@ -139,4 +167,12 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "image": _features.pictures(
+            reads=("image_sizes", "batch_num_images"),
+            extra=("model.image_newline",),
+            listed=True,
+            project=_project,
+        )
+    },
 )

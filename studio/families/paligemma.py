@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
-from studio.families import _chat, _pictures
+from studio.families import _chat, _features, _pictures
 from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
@@ -153,4 +153,5 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={"image": _features.pictures()},
 )

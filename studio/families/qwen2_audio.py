@@ -6,16 +6,16 @@ else: a shorter sound is padded by the extractor, a longer one is an error and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import MediaError
-from studio.families import _chat, _sounds
+from studio.families import _chat, _features, _sounds
 from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
-from studio.types import Batch, Family, Loaded, Sample
+from studio.types import Batch, Family, Feature, Loaded, Sample
 
 _MARKS = {"": "AUDIO", "_bos": "audio_bos", "_eos": "audio_eos"}
 _KEYS = ("input_features", "feature_attention_mask")
@@ -104,6 +104,35 @@ def tiny(folder: Path) -> Path:
     return _build.write(Qwen2AudioForConditionalGeneration, config, whole, folder)
 
 
+def _compute(model: Any, batch: Batch, projected: bool) -> list[torch.Tensor]:
+    """Return the frames [n, D] of all sounds that stand in the text, projected or not."""
+    from transformers.masking_utils import create_bidirectional_mask
+
+    tower = model.model.audio_tower
+    mask = batch["feature_attention_mask"]
+    heard, kept = tower._get_feat_extract_output_lengths(mask.sum(-1))
+    frames = (batch["input_features"].shape[-1] - 2) // 2 + 1
+    seen = torch.arange(frames, device=mask.device) < heard[:, None]
+    made = tower(
+        batch["input_features"],
+        attention_mask=create_bidirectional_mask(
+            config=tower.config,
+            inputs_embeds=torch.zeros(*seen.shape, 1, dtype=tower.dtype, device=mask.device),
+            attention_mask=seen.long(),
+        ),
+    ).last_hidden_state
+    rows = made[torch.arange(made.shape[1], device=mask.device) < kept[:, None]]
+    return [model.model.multi_modal_projector(rows) if projected else rows]
+
+
+def _give(
+    model: Any, inputs: Mapping[str, Any], features: Sequence[torch.Tensor], projected: bool
+) -> dict[str, Any]:
+    """Return the embeddings with the sounds' features in their places."""
+    rows = features[0] if projected else model.model.multi_modal_projector(features[0])
+    return _features.over_places(model, inputs, model.config.audio_token_id, rows)
+
+
 FAMILY = Family(
     name="qwen2_audio",
     model_types=("qwen2_audio",),
@@ -125,4 +154,13 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "audio": Feature(
+            takes=_KEYS,
+            parts=("model.audio_tower", "model.multi_modal_projector"),
+            projectors=("model.multi_modal_projector",),
+            compute=_compute,
+            give=_give,
+        )
+    },
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.families import _chat, _pictures, model_type
+from studio.families import _chat, _features, _pictures, model_type
 from studio.families._linears import DECODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
@@ -94,4 +94,13 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "image": _features.pictures(
+            reads=("image_grid_thw",),
+            vision="model.visual",
+            projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
+            listed=True,
+            order=_features.out_of_windows,
+        )
+    },
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
-from studio.families import _chat, model_type
+from studio.families import _chat, _features, model_type
 from studio.families._linears import DECODER, ENCODER
 from studio.families._load import pretrained, processor
 from studio.later import torch
@@ -120,4 +120,11 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "image": _features.pictures(
+            takes=("pixel_values", "pixel_attention_mask"),
+            vision="model.vision_model",
+            projector=("model.connector",),
+        )
+    },
 )

@@ -15,7 +15,7 @@ checkpoint that names none is taken to transcribe English.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from studio.families._chat import IGNORE, pad
 from studio.families._load import pretrained
 from studio.later import torch
 from studio.media import load_sound
-from studio.types import Batch, Family, Loaded, Sample
+from studio.types import Batch, Family, Feature, Loaded, Sample
 
 MAX_TOKENS = 448
 """Positions of the decoder, in every published Whisper; context takes at most half of them."""
@@ -86,7 +86,11 @@ def collate(processor: Any, items: Sequence[Batch], side: Literal["left", "right
     """
     rows = [item["decoder_input_ids"] for item in items]
     batch: Batch = {
-        **{key: torch.stack([item[key] for item in items]) for key in ("input_features", "attention_mask")},
+        **{
+            key: torch.stack([item[key] for item in items])
+            for key in ("input_features", "attention_mask")
+            if key in items[0]  # not where the encoder's states are given instead
+        },
         "decoder_input_ids": pad(rows, side, processor.tokenizer.eos_token_id),
         "decoder_attention_mask": pad([torch.ones_like(row) for row in rows], side, 0),
     }
@@ -160,6 +164,26 @@ def tiny(folder: Path) -> Path:
     return _whisper_build.build(folder, seed=0)
 
 
+def _listen(model: Any, batch: Batch, projected: bool) -> list[torch.Tensor]:
+    """Return the encoder's states [B, T / 2, D]."""
+    return [model.model.encoder(batch["input_features"]).last_hidden_state]
+
+
+def _give(
+    model: Any, inputs: Mapping[str, Any], features: Sequence[torch.Tensor], projected: bool
+) -> dict[str, Any]:
+    """Return the encoder's states as the decoder takes them."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=features[0])}
+
+
+def _refuse(config: Any) -> str:
+    """Say why the encoder's states are new in every step, if they are."""
+    masks = config.apply_spec_augment and (config.mask_time_prob or config.mask_feature_prob)
+    return "the model masks its sounds anew in each step (SpecAugment)" if masks else ""
+
+
 FAMILY = Family(
     name="whisper",
     model_types=("whisper",),
@@ -176,4 +200,13 @@ FAMILY = Family(
     },
     tiny=tiny,
     processor=processor,
+    features={
+        "audio": Feature(
+            takes=("input_features", "attention_mask"),
+            parts=("model.encoder",),
+            compute=_listen,
+            give=_give,
+            refuse=_refuse,
+        )
+    },
 )
