@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergers._children import Children
 from mergers._ranks import Ranks
+from studio.children import Children
 from studio.errors import MergeError
 from studio.log import Log
 

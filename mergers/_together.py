@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergers._children import Children
+from mergers import _children
 from mergers._early import hash_inputs
 from mergers._meeting import Guest, Host, LostProcess
 from mergers._ranks import Ranks
@@ -39,7 +39,7 @@ def merge_together(spec: MergeSpec, out: Path, log: Log | None, ranks: Ranks) ->
         stack.callback(_remove_empty, missing)
         children = None
         if not ranks.launched:
-            children = Children(spec, out, ranks)
+            children = _children.start(spec, out, ranks)
             stack.callback(children.close)
         host = Host(out, ranks, children)
         stack.callback(lambda: host.close(ending))
