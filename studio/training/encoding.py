@@ -11,15 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from studio.data import check_media, check_modalities
@@ -30,13 +28,14 @@ from studio.errors import DataError
 from studio.families._gauge import TOKENS, Gauge
 from studio.log import Log
 from studio.shardwork import each_shard
-from studio.tensorfile import TORCH_NAMES, as_bytes, encode_header
+from studio.tensorfile import as_bytes
+from studio.training.shards import Shard, ShardWriter, tokens
 from studio.types import Batch, Sample
 
 #: Samples in one shard: few enough that a kill loses seconds, enough that files stay few.
 SHARD = 128
-#: torch's types as the shards' format names them.
-KINDS = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items()}
+#: What a sample's text is made of; the other tensors are its media.
+TEXT = (*TOKENS, "labels", "token_type_ids", "mm_token_type_ids")
 
 
 class Encoded(Sequence[Batch]):
@@ -54,17 +53,21 @@ class Encoded(Sequence[Batch]):
         self.learned: list[int] = []
         self.rows: list[int] = []
         self.fitted: Counter[str] = Counter()
-        self._places: list[tuple[int, int, list[str]]] = []
-        self._files = [safe_open(shard, framework="pt") for shard in shards]
-        for number, file in enumerate(self._files):
-            about = json.loads(file.metadata()["about"])  # type: ignore[no-untyped-call]
+        #: What stands in for some of a row's tensors: the row's index -> their keys, and the substitutes.
+        self.instead: Callable[[int], tuple[Collection[str], Batch]] | None = None
+        self._places: list[tuple[int, int]] = []
+        self._digests: list[dict[str, str]] = []
+        self._shards = [Shard(path) for path in shards]
+        for number, shard in enumerate(self._shards):
+            about = shard.about
             self.lengths += about["lengths"]
             self.learned += about["learned"]
             rows = [number * SHARD + row for row in about["rows"]]
             self.rows += rows
             self.weights += [weights[row] for row in rows]
             self.fitted.update(about["fitted"])
-            self._places += [(number, at, keys) for at, keys in enumerate(about["keys"])]
+            self._places += [(number, at) for at in range(len(about["keys"]))]
+            self._digests += about.get("digests") or [{}] * len(about["keys"])
         assert len(self._places) == len(self.weights), (len(self._places), len(self.weights))
 
     def __len__(self) -> int:
@@ -72,9 +75,25 @@ class Encoded(Sequence[Batch]):
         return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one sample's tensors, as `Family.encode` made them."""
-        number, at, keys = self._places[index]
-        return {key: self._files[number].get_tensor(f"{at}/{key}") for key in keys}
+        """Return one sample's tensors, as `Family.encode` made them, or what stands in for them."""
+        gone, more = self.instead(index) if self.instead is not None else ((), {})
+        return self.tensors(index, (key for key in self.keys(index) if key not in gone)) | more
+
+    def keys(self, index: int) -> list[str]:
+        """Return the names of a sample's tensors."""
+        number, at = self._places[index]
+        return self._shards[number].keys(at)
+
+    def tensors(self, index: int, keys: Iterable[str]) -> Batch:
+        """Return some of a sample's tensors, and read no others."""
+        number, at = self._places[index]
+        return self._shards[number].tensors(at, keys)
+
+    def digest(self, index: int, keys: Iterable[str]) -> str:
+        """Return a hash over the contents of some of a sample's tensors; media that are the same have one."""
+        known = self._digests[index]
+        told = [(key, known.get(key) or _digest(self.tensors(index, [key])[key])) for key in sorted(keys)]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
     def supervision(self, batch: Sequence[int]) -> float:
         """Return the weighted supervised tokens of a batch: what its loss is divided by."""
@@ -136,18 +155,20 @@ def _encode_shard(
     """Encode the rows of one shard and write its file, or return what is wrong with them."""
     path, rows, seconds = job
     shortening = Shortening(gauge, rules, path.parent, seconds)
-    items: list[tuple[int, Batch]] = []
+    shard = ShardWriter()
     fitted: Counter[str] = Counter()
     wrong: list[str] = []
     for row, sample in enumerate(rows):
         try:
             made, steps = shortening.encoded(sample)
-            items += [(row, item) for item in made]
-            fitted.update(steps)
         except DataError as error:
             wrong.append(str(error))
+            continue
+        fitted.update(steps)
+        for item in made:
+            shard.add(row, item)
     if not wrong:
-        write_shard(path, items, fitted)
+        shard.write(path, fitted)
     return wrong
 
 
@@ -215,11 +236,7 @@ class Shortening:
         return self._made[id(sample)][1]
 
     def _tokens(self, sample: Sample) -> int:
-        return _tokens(self._item(sample))
-
-
-def _tokens(item: Batch) -> int:
-    return max(int(item[key].numel()) for key in TOKENS if key in item)
+        return tokens(self._item(sample))
 
 
 def _check_answers(samples: Sequence[Sample]) -> None:
@@ -258,34 +275,8 @@ def _finite(value: Tensor) -> bool:
     return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def write_shard(path: Path, items: Sequence[tuple[int, Batch]], fitted: Mapping[str, int]) -> None:
-    """Write a shard; it appears whole or not at all, but need not survive a power cut."""
-    about: Mapping[str, Any] = {
-        "lengths": [_tokens(item) for _, item in items],
-        "learned": [int((item["labels"] != -100).sum()) for _, item in items],
-        "keys": [list(item) for _, item in items],
-        "rows": [row for row, _ in items],
-        "fitted": dict(fitted),
-    }
-    # Wide types first: every tensor then begins at a multiple of its own width.
-    tensors = sorted(
-        (
-            (f"{at}/{key}", value.contiguous())
-            for at, (_, item) in enumerate(items)
-            for key, value in item.items()
-        ),
-        key=lambda pair: -pair[1].element_size(),
-    )
-    header = encode_header(
-        ((key, KINDS[value.dtype], tuple(value.shape)) for key, value in tensors),
-        {"about": json.dumps(about)},
-    )
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(part, "wb") as file:
-            file.write(header)
-            for _, value in tensors:
-                file.write(as_bytes(value))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _digest(value: Tensor) -> str:
+    """Return a hash over a tensor's type, shape and bytes."""
+    digest = hashlib.blake2b(f"{value.dtype} {list(value.shape)} ".encode(), digest_size=16)
+    digest.update(as_bytes(value.contiguous()))
+    return digest.hexdigest()
