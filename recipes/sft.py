@@ -12,6 +12,7 @@ import dataclasses
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.batches import epoch_batches, steps_per_epoch
+from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
@@ -39,7 +41,7 @@ from studio.training.interrupt import Interrupt
 from studio.training.loss import Precision, TokenLoss, compute_type
 from studio.training.processes import join
 from studio.training.result import card, keep
-from studio.training.save import Progress, load_state, read_progress, save_state
+from studio.training.save import Progress, load_average, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
 from studio.training.settings import Adapter, Evaluate, Optimiser, above_zero, check_settings, not_negative
@@ -193,6 +195,9 @@ def run(config: Config, log: Log) -> Run:
         load_state(output / "last", plain, optimiser)
     token_loss = TokenLoss(plain, accelerator.device, dtype)
     model, optimiser = accelerator.prepare(plain, optimiser)
+    average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
+    if average and progress.step:
+        load_average(output / "last", average)
     step_of = Steps(
         model=model, token_loss=token_loss, collate=collate, micro_batch=config.batch_size,
         processes=processes,
@@ -208,13 +213,15 @@ def run(config: Config, log: Log) -> Run:
     eval_every, save_every = config.evaluate.every or per_epoch, config.save_every or per_epoch
     if progress.step:
         log.say(f"going on after step {progress.step} of {total}")
-    log.stage("training", total - progress.step, "steps")
+    patience = config.evaluate.patience
+    last = progress.step if patience and progress.stale >= patience else total
+    log.stage("training", last - progress.step, "steps")
     prepared = time.monotonic() - began
-    metrics = Metrics(output, accelerator, log, record.config, step=progress.step, seconds=progress.seconds)
+    metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=step_of.waiting)
     batches: list[list[int]] = []
     train_mode(plain)
     with Interrupt() as interrupt:
-        for step in range(progress.step, total):
+        for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:
                 data = epochs.of(step // per_epoch)
                 batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
@@ -222,7 +229,7 @@ def run(config: Config, log: Log) -> Run:
                     log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]
             set_seed(config.seed, "step", step, processes.rank)
-            lr = config.lr * factor(step, total, warmup, config.schedule)
+            lr = config.lr * factor(step, total, warmup, config.schedule, config.optimiser.shape)
             for group in optimiser.param_groups:
                 group["lr"] = lr
 
@@ -230,23 +237,33 @@ def run(config: Config, log: Log) -> Run:
             norm = accelerator.clip_grad_norm_(learning, config.optimiser.clip or math.inf)
             optimiser.step()
             optimiser.zero_grad()
+            if average:
+                average.update(step + 1)
 
             done = step + 1
             evaluate = bool(held_out) and (done % eval_every == 0 or done == total)
             save = done % save_every == 0 or done == total
-            stop = metrics.step(done, loss, norm, len(batch), lr, due=evaluate or save, stop=interrupt.asked)
+            stop = metrics.step(
+                done, loss, norm, lr, samples=len(batch), tokens=sum(data.lengths[index] for index in batch),
+                due=evaluate or save, stop=interrupt.asked,
+            )  # fmt: skip
             if evaluate:
-                lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, processes)
-                value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
-                metrics.evaluated(done, eval_loss=value)
-                train_mode(plain)
-                if progress.best is None or value < progress.best:
-                    progress = dataclasses.replace(progress, best=value, best_step=done)
-                    if main:
+                # The moving average is what will be used, so it is what is judged and kept.
+                with average.in_place() if average else nullcontext():
+                    lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, processes)
+                    value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
+                    metrics.evaluated(done, eval_loss=value)
+                    progress = progress.judged(done, value)
+                    if main and progress.best_step == done:
                         keep(plain, loaded, family, output, record, done)
-            progress = dataclasses.replace(progress, step=done, loss=metrics.loss, seconds=metrics.seconds)
-            if main and (save or stop):
-                save_state(output / "last", plain, optimiser, progress)
+                train_mode(plain)
+            enough = evaluate and 0 < patience <= progress.stale
+            progress = metrics.noted(dataclasses.replace(progress, step=done))
+            if main and (save or stop or enough):
+                save_state(output / "last", plain, optimiser, progress, average)
+            if enough:
+                log.say(f"stopped early: {progress.stale} evaluations without a better one")
+                break
             if stop and done < total:
                 if main:
                     write_run(output, dataclasses.replace(record, state="stopped"))
@@ -254,14 +271,15 @@ def run(config: Config, log: Log) -> Run:
                 raise KeyboardInterrupt
 
     # Save: the adapter or model of the best evaluation is there already; without evaluation it is the last.
-    figures = {"steps": float(total), "loss": progress.loss, "trainable": float(count)}
+    figures = {"steps": float(progress.step), "loss": progress.loss, "trainable": float(count)}
     if held_out:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
     if main:
         if not held_out:
-            keep(plain, loaded, family, output, record, total)
+            with average.in_place() if average else nullcontext():
+                keep(plain, loaded, family, output, record, progress.step)
         card(plain, family, output, record)
         shutil.rmtree(shards, ignore_errors=True)
         write_run(output, record)

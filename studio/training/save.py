@@ -21,25 +21,45 @@ from torch import Tensor
 
 from studio.errors import CheckpointError
 from studio.files import atomic_folder
+from studio.training.ema import Average
 
 STATE, WEIGHTS, MOMENTS = "state.json", "weights.safetensors", "optimiser.safetensors"
+MEANS = "average.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a run stands: ``step`` optimiser steps are done, the last with ``loss``.
 
-    ``best`` is the lowest evaluation loss, reached at ``best_step``; ``seconds`` is the time spent training.
+    ``best`` is the lowest evaluation loss, reached at ``best_step``, and ``stale`` counts the evaluations
+    since; ``seconds`` is the time spent training, ``waited`` what of it went by waiting for data, over
+    ``samples`` and ``tokens``.
     """
 
     step: int = 0
     loss: float = 0.0
     best: float | None = None
     best_step: int = 0
+    stale: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+
+    def judged(self, step: int, value: float) -> Progress:
+        """Return the progress after an evaluation: its ``value`` is the best so far, or it was in vain."""
+        if self.best is None or value < self.best:
+            return dataclasses.replace(self, best=value, best_step=step, stale=0)
+        return dataclasses.replace(self, stale=self.stale + 1)
 
 
-def save_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(
+    folder: Path,
+    model: Any,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    average: Average | None = None,
+) -> None:
     """Write the state of a run as a folder that replaces the old one whole or not at all."""
     names = {id(parameter): name for name, parameter in _learning(model).items()}
     moments = {
@@ -51,6 +71,9 @@ def save_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer, progr
     with atomic_folder(folder) as made:
         save_file(weights, made / WEIGHTS)
         save_file(moments, made / MOMENTS)
+        if average is not None:
+            means = {name: mean.detach().cpu().contiguous() for name, mean in average.state().items()}
+            save_file(means, made / MEANS)
         (made / STATE).write_text(json.dumps(dataclasses.asdict(progress), indent=2), encoding="utf-8")
 
 
@@ -69,6 +92,11 @@ def read_progress(folder: Path) -> Progress | None:
         raise CheckpointError(
             f"{folder / STATE} is not the state of a run; resume=false starts over"
         ) from None
+
+
+def load_average(folder: Path, average: Average) -> None:
+    """Go on from the averages that were saved; `CheckpointError` if they are damaged or of other weights."""
+    average.load(_read(folder / MEANS))
 
 
 def load_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studio.errors import ConfigError
+from studio.training.schedule import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,24 @@ class Optimiser:
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's; on matrices only"})
     clip: float = field(default=1.0, metadata={"help": "the gradient's largest norm; 0 does not clip"})
     warmup: float = field(default=0.05, metadata={"help": "steps of rising rate; below 1 a share of all"})
+    floor: float = field(default=0.0, metadata={"help": "what the rate falls to, as a share of lr"})
+    cooldown: float = field(default=0.2, metadata={"help": "steps wsd decays over; below 1 a share of all"})
+    cycles: int = field(default=2, metadata={"help": "how often cosine_restarts starts"})
+    power: float = field(default=2.0, metadata={"help": "of the schedule polynomial"})
+    ema: float = field(default=0.0, metadata={"help": "decay of a moving average to keep (0.999); 0: none"})
+
+    @property
+    def shape(self) -> Shape:
+        """What the schedule asks for besides."""
+        return Shape(floor=self.floor, cooldown=self.cooldown, cycles=self.cycles, power=self.power)
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
-        yield from not_negative(self, "weight_decay", "clip", "warmup")
+        yield from not_negative(self, "weight_decay", "clip", "warmup", "cooldown")
+        yield from above_zero(self, "cycles", "power")
+        for name in ("floor", "ema"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                yield f"{name} must be at least 0 and below 1, not {value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +57,11 @@ class Evaluate:
     """When a run looks at held-out rows."""
 
     every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
+    patience: int = field(default=0, metadata={"help": "evaluations in a row without a better one; 0: any"})
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
-        yield from not_negative(self, "every")
+        yield from not_negative(self, "every", "patience")
 
 
 def above_zero(group: Any, *names: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -17,16 +18,34 @@ from torch import Tensor
 from studio.errors import ConfigError, TriptychError, unknown
 from studio.files import atomic_write
 from studio.log import Log
+from studio.training.save import Progress
 
 FILE = "metrics.jsonl"
+
+
+class Stopwatch:
+    """Adds up the time spent inside ``with stopwatch:``."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        """Start."""
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.seconds += time.monotonic() - self._since
 
 
 class Metrics:
     """Collects steps and writes them to ``metrics.jsonl``, the tracker and the progress display.
 
     Reading a number makes an accelerator wait for all it has queued, so there steps are written ten at a
-    time. The file goes on after ``step``: rows of later steps, which a killed run left, are dropped.
-    ``seconds`` is the time spent so far, that of earlier sessions included.
+    time. The file goes on after the ``progress`` of earlier sessions: rows of later steps, which a killed
+    run left, are dropped. ``waiting`` measures how long this process waits for data.
     """
 
     def __init__(
@@ -36,22 +55,25 @@ class Metrics:
         log: Log,
         config: Mapping[str, Any],
         *,
-        step: int = 0,
-        seconds: float = 0.0,
+        progress: Progress | None = None,
+        waiting: Stopwatch | None = None,
     ) -> None:
-        """Open the file after ``step``, and the accelerator's tracker with the settings in ``config``."""
+        """Open the file after ``progress``, and the accelerator's tracker with the settings in ``config``."""
+        self._before = before = progress or Progress()
         self._accelerator, self._log = accelerator, log
         self._path = folder / FILE
         self._every = 1 if accelerator.device.type == "cpu" else 10
         self._pending: list[tuple[dict[str, Any], Tensor, Tensor]] = []
-        self._origin = time.monotonic() - seconds
+        self._origin = time.monotonic() - before.seconds
         self._told = time.monotonic()
+        self._samples, self._tokens = before.samples, before.tokens
+        self._waiting = waiting or Stopwatch()
         self.loss = math.nan
         if accelerator.log_with:
             plain = {key: v if isinstance(v, int | float | str) else str(v) for key, v in config.items()}
             accelerator.init_trackers("triptych", config=plain)
         if accelerator.is_main_process:
-            kept = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
+            kept = [row for row in read_metrics(folder) if row["step"] <= before.step] if before.step else []
             atomic_write(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     @property
@@ -59,24 +81,51 @@ class Metrics:
         """The time since the run's first step, without the time between sessions."""
         return time.monotonic() - self._origin
 
+    def noted(self, progress: Progress) -> Progress:
+        """Return ``progress`` with what is known up to now of the loss, the times and the amounts."""
+        return dataclasses.replace(
+            progress,
+            loss=self.loss,
+            seconds=self.seconds,
+            waited=self.waited,
+            samples=self._samples,
+            tokens=self._tokens,
+        )
+
+    @property
+    def waited(self) -> float:
+        """The seconds of this process's waiting for data, earlier sessions included."""
+        return self._before.waited + self._waiting.seconds
+
     def step(
-        self, step: int, loss: Tensor, norm: Tensor, samples: int, lr: float, *, due: bool, stop: bool
+        self,
+        step: int,
+        loss: Tensor,
+        norm: Tensor,
+        lr: float,
+        *,
+        samples: int,
+        tokens: int,
+        due: bool,
+        stop: bool,
     ) -> bool:
         """Note a finished step: this process's share of its ``loss`` [], and the gradient's ``norm`` [].
 
-        ``due`` asks for everything to be written now. Returns whether to stop: that any process was asked to
-        ``stop``, told to all of them at the same step.
+        ``samples`` and ``tokens`` are those of the step on all processes. ``due`` asks for everything to be
+        written now. Returns whether to stop: that any process was asked to ``stop``, told to all of them at
+        the same step.
 
         Raises:
             TriptychError: if a loss or a norm is not finite.
         """
-        row = {"step": step, "samples": samples, "lr": lr}
+        row = {"step": step, "samples": samples, "tokens": tokens, "lr": lr}
         self._pending.append((row, loss.detach(), norm.detach()))
         return self._flush(stop) if due or len(self._pending) >= self._every else False
 
     def evaluated(self, step: int, **figures: float) -> None:
-        """Note the figures of an evaluation after ``step``."""
+        """Note the figures of an evaluation after ``step``, and report them to the log."""
         self._write({"step": step, **figures, "seconds": self.seconds})
+        self._log.advance(0, **figures)
         self._told = time.monotonic()
 
     def _flush(self, stop: bool) -> bool:
@@ -86,8 +135,9 @@ class Metrics:
         shares = torch.stack([*(loss for _, loss, _ in pending), flag])
         *losses, asked = self._accelerator.reduce(shares, reduction="sum").tolist()
         now = time.monotonic()
-        rate = sum(row["samples"] for row, _, _ in pending) / max(now - self._told, 1e-9)
-        self._told = now
+        samples, tokens = (sum(row[key] for row, _, _ in pending) for key in ("samples", "tokens"))
+        rate, speed = (amount / max(now - self._told, 1e-9) for amount in (samples, tokens))
+        self._samples, self._tokens, self._told = self._samples + samples, self._tokens + tokens, now
         for (row, _, _), loss, norm in zip(pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TriptychError(
@@ -95,7 +145,9 @@ class Metrics:
                     "before is intact; a lower lr, a longer warmup or precision=fp32 may help"
                 )
             figures = {"loss": loss, "lr": row["lr"], "grad_norm": norm}
-            self._write({"step": row["step"], **figures, "samples_per_s": rate, "seconds": self.seconds})
+            rates = {"samples_per_s": rate, "tokens_per_s": speed}
+            times = {"seconds": self.seconds, "waited": self.waited}
+            self._write({"step": row["step"], **figures, **rates, **times})
         self.loss = losses[-1]
         self._log.advance(len(pending), loss=self.loss, samples_per_s=rate)
         return bool(asked)

@@ -95,7 +95,9 @@ def test_a_run_leaves_a_folder_that_says_what_was_done(settings: dict[str, Any],
     assert load(sft.Config, folder) == from_dict(sft.Config, {**settings, "eval_data": settings["data"]})
     rows = read_metrics(folder)
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
-    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "samples_per_s", "seconds"}
+    assert set(rows[0]) == {
+        "step", "loss", "lr", "grad_norm", "samples_per_s", "tokens_per_s", "seconds", "waited",
+    }  # fmt: skip
     note = json.loads((folder / "adapter" / "triptych.json").read_text())
     assert note["base_fingerprint"] == record.inputs["model"]
     card = (folder / "README.md").read_text()
