@@ -25,7 +25,8 @@ from studio.errors import DataError
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
 from studio.shardwork import each_shard
-from studio.training.encoding import SHARD, Encoded, Shortening, shard_files, write_shard
+from studio.training.encoding import SHARD, Encoded, Shortening, shard_files
+from studio.training.shards import ShardWriter
 from studio.types import Batch, Sample
 
 PLAIN, CHANGED = "kept plain", "augmented"
@@ -112,7 +113,7 @@ def _make(job: Job, *, gauge: Gauge, rules: Rules, steps: Sequence[Step], seed: 
     plain: dict[int, list[int]] = defaultdict(list)
     for index, at in enumerate(known.rows):
         plain[at].append(index)
-    items: list[tuple[int, Batch]] = []
+    shard = ShardWriter()
     fitted: Counter[str] = Counter()
     facts = check_media(job.rows, QuietLog())
     with TemporaryDirectory(dir=job.path.parent, prefix="media-") as scratch:
@@ -130,9 +131,10 @@ def _make(job: Job, *, gauge: Gauge, rules: Rules, steps: Sequence[Step], seed: 
                 continue
             made = _augmented(augmenter, shortening, sample, job.begin + at)
             kept = len(made) == len(plain[at])
-            items += [(at, item) for item in (made if kept else (known[index] for index in plain[at]))]
+            for item in made if kept else (known[index] for index in plain[at]):
+                shard.add(at, item)
             fitted[CHANGED if kept else PLAIN] += 1
-    write_shard(job.path, items, fitted)
+    shard.write(job.path, fitted)
 
 
 def _augmented(augmenter: Augmenter, shortening: Shortening, sample: Sample, row: int) -> list[Batch]:
