@@ -37,7 +37,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One question to several variants: ``media`` are SHA-256 hashes, ``variants`` stand as shown."""
+    """One question to several variants: ``media`` are SHA-256 hashes, ``variants`` stand as shown.
+
+    ``turns`` are what was said before: ``{"role", "text", "media"}``; ``question_set`` and ``question`` are
+    the hashes of the set and of the question in it, if it is from one. ``blind`` says that no names were
+    shown, and ``asker`` is a pseudonym.
+    """
 
     id: int
     created: str
@@ -46,12 +51,23 @@ class Comparison:
     variants: tuple[str, ...]
     seed: int
     decoding: Mapping[str, Any]
+    turns: tuple[Mapping[str, Any], ...] = ()
+    domain: str = ""
+    question_set: str = ""
+    question: str = ""
+    blind: bool = False
+    asker: str = ""
     answers: tuple[Answer, ...] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """One rater's verdict: a variant's name or one of `VERDICTS`; the rater is a pseudonym."""
+    """One rater's verdict: a variant's name or one of `VERDICTS`; the rater is a pseudonym.
+
+    ``scores`` are points by criterion, ``correction`` the answer that should have been given, ``rater_group``
+    what kind of rater it is; ``flagged`` votes (an answer named its variant) do not count in rankings;
+    ``seconds`` is how long the rater looked.
+    """
 
     id: int
     created: str
@@ -60,3 +76,8 @@ class Vote:
     reasons: tuple[str, ...]
     note: str
     rater: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    correction: str = ""
+    rater_group: str = ""
+    flagged: bool = False
+    seconds: float | None = None

@@ -7,6 +7,8 @@ decision, and counting them as independent would make intervals too narrow.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from studio.errors import ConfigError, unknown
-from studio.kept import VERDICTS
+from studio.kept import VERDICTS, Comparison, Vote
 
 TIES = ("tie", "both bad")
 #: An interval at most this wide, in Elo, says "enough": 100 apart, 64 of 100 votes prefer the better.
@@ -70,6 +72,31 @@ class Ranking:
     standings: tuple[Standing, ...]
     won: Mapping[str, Mapping[str, float]]
     votes: int
+
+
+def judgements(comparisons: Iterable[Comparison], votes: Iterable[Vote]) -> list[Judgement]:
+    """Return the verdicts of a store, oldest first, without those that are flagged.
+
+    A question is the same as another when its words, media, conversation and variants are.
+    """
+    asked = {one.id: one for one in comparisons}
+    found = []
+    for vote in votes:
+        of = asked.get(vote.comparison)
+        if of is None or vote.flagged:
+            continue
+        same = json.dumps([of.prompt, of.media, of.turns, sorted(of.variants)], sort_keys=True)
+        found.append(
+            Judgement(
+                variants=of.variants,
+                choice=vote.choice,
+                question=hashlib.sha256(same.encode()).hexdigest(),
+                rater=vote.rater,
+                group=vote.rater_group,
+                domain=of.domain,
+            )
+        )
+    return found
 
 
 def rank(judgements: Iterable[Judgement], *, seed: int = 0, resamples: int = 1000) -> Ranking:

@@ -6,6 +6,7 @@ be used from many threads and several processes: every call is one short transac
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,65 +19,16 @@ from sqlalchemy import exc
 
 from studio.errors import TriptychError, unknown
 from studio.kept import VERDICTS, Answer, Comparison, KeptRun, Vote
+from studio.tables import ANSWER, COMPARISON, RUN, VOTE
 
-SCHEMA = 1
-"""Version of the tables below; raised by any change that an older program could not read."""
+SCHEMA = "2"
+"""The newest of the migrations in `studio.migrations`; older stores are brought to it when opened."""
+_LOCK = 0x7269707479  # of PostgreSQL's advisory locks: two programs may open a new database at once
+
+_MIGRATING = threading.Lock()  # alembic keeps its environment in a global
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 __all__ = ["SCHEMA", "VERDICTS", "Answer", "Comparison", "KeptRun", "Store", "Vote"]
-
-_tables = sql.MetaData()
-_version = sql.Table(
-    "triptych_schema",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("version", sql.Integer, nullable=False),
-)
-_run = sql.Table(
-    "triptych_run",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("created", sql.String(32), nullable=False),
-    sql.Column("folder", sql.Text, nullable=False),
-    sql.Column("recipe", sql.String(200), nullable=False),
-    sql.Column("config", sql.JSON, nullable=False),
-    sql.Column("metrics", sql.JSON, nullable=False),
-)
-_comparison = sql.Table(
-    "triptych_comparison",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("created", sql.String(32), nullable=False),
-    sql.Column("prompt", sql.Text, nullable=False),
-    sql.Column("media", sql.JSON, nullable=False),
-    sql.Column("variants", sql.JSON, nullable=False),
-    sql.Column("seed", sql.BigInteger, nullable=False),
-    sql.Column("decoding", sql.JSON, nullable=False),
-)
-_of_comparison = "triptych_comparison.id"
-_answer = sql.Table(
-    "triptych_answer",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("created", sql.String(32), nullable=False),
-    sql.Column("comparison", sql.ForeignKey(_of_comparison, ondelete="CASCADE"), nullable=False),
-    sql.Column("variant", sql.String(400), nullable=False),
-    sql.Column("text", sql.Text, nullable=False),
-    sql.Column("latency_ms", sql.Float),
-    sql.Column("tokens", sql.Integer),
-    sql.UniqueConstraint("comparison", "variant"),
-)
-_vote = sql.Table(
-    "triptych_vote",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("created", sql.String(32), nullable=False),
-    sql.Column("comparison", sql.ForeignKey(_of_comparison, ondelete="CASCADE"), nullable=False),
-    sql.Column("choice", sql.String(400), nullable=False),
-    sql.Column("reasons", sql.JSON, nullable=False),
-    sql.Column("note", sql.Text, nullable=False),
-    sql.Column("rater", sql.String(200), nullable=False),
-    sql.UniqueConstraint("comparison", "rater"),
-)
 
 
 class Store:
@@ -121,8 +73,8 @@ class Store:
     ) -> int:
         """Keep a finished run and return its number."""
         row = {"folder": str(folder), "recipe": recipe, "config": dict(config), "metrics": dict(metrics)}
-        with self._begin() as connection:
-            return _insert(connection, _run, row)
+        with self.begin() as connection:
+            return _insert(connection, RUN, row)
 
     def add_comparison(
         self,
@@ -132,8 +84,14 @@ class Store:
         media: Sequence[str] = (),
         seed: int = 0,
         decoding: Mapping[str, Any] | None = None,
+        turns: Sequence[Mapping[str, Any]] = (),
+        domain: str = "",
+        question_set: str = "",
+        question: str = "",
+        blind: bool = False,
+        asker: str = "",
     ) -> int:
-        """Keep a question and return its number.
+        """Keep a question and return its number; what the fields mean says `studio.kept.Comparison`.
 
         Args:
             prompt: the text that was asked.
@@ -157,9 +115,15 @@ class Store:
             "variants": list(variants),
             "seed": seed,
             "decoding": dict(decoding or {}),
+            "turns": [dict(turn) for turn in turns],
+            "domain": domain,
+            "question_set": question_set,
+            "question": question,
+            "blind": blind,
+            "asker": asker,
         }
-        with self._begin() as connection:
-            return _insert(connection, _comparison, row)
+        with self.begin() as connection:
+            return _insert(connection, COMPARISON, row)
 
     def add_answer(
         self,
@@ -179,10 +143,21 @@ class Store:
         if variant not in known:
             raise TriptychError(f"comparison {comparison}: {unknown('variant', variant, known)}")
         row = {"text": text, "latency_ms": latency_ms, "tokens": tokens}
-        return self._replace(_answer, {"comparison": comparison, "variant": variant}, row)
+        return self._replace(ANSWER, {"comparison": comparison, "variant": variant}, row)
 
     def vote(
-        self, comparison: int, choice: str, *, rater: str, reasons: Sequence[str] = (), note: str = ""
+        self,
+        comparison: int,
+        choice: str,
+        *,
+        rater: str,
+        reasons: Sequence[str] = (),
+        note: str = "",
+        scores: Mapping[str, float] | None = None,
+        correction: str = "",
+        rater_group: str = "",
+        flagged: bool = False,
+        seconds: float | None = None,
     ) -> int:
         """Keep a rater's verdict and return its number; a later verdict of the same rater replaces it.
 
@@ -192,6 +167,11 @@ class Store:
             rater: a pseudonym, never a name.
             reasons: short reasons that were ticked.
             note: free text.
+            scores: points by criterion.
+            correction: the answer that should have been given.
+            rater_group: what kind of rater it is.
+            flagged: whether an answer gave its variant away, so that the verdict does not count.
+            seconds: how long the rater looked.
 
         Raises:
             TriptychError: if there is no such comparison, or no such choice in it.
@@ -199,13 +179,22 @@ class Store:
         known = (*self.comparison(comparison).variants, *VERDICTS)
         if choice not in known:
             raise TriptychError(f"comparison {comparison}: {unknown('choice', choice, known)}")
-        row = {"choice": choice, "reasons": list(reasons), "note": note}
-        return self._replace(_vote, {"comparison": comparison, "rater": rater}, row)
+        row = {
+            "choice": choice,
+            "reasons": list(reasons),
+            "note": note,
+            "scores": dict(scores or {}),
+            "correction": correction,
+            "rater_group": rater_group,
+            "flagged": flagged,
+            "seconds": seconds,
+        }
+        return self._replace(VOTE, {"comparison": comparison, "rater": rater}, row)
 
     def runs(self) -> list[KeptRun]:
         """Return all runs, oldest first."""
-        with self._begin() as connection:
-            return [KeptRun(**row) for row in _rows(connection, sql.select(_run).order_by(_run.c.id))]
+        with self.begin() as connection:
+            return [KeptRun(**row) for row in _rows(connection, sql.select(RUN).order_by(RUN.c.id))]
 
     def comparison(self, number: int) -> Comparison:
         """Return one comparison with its answers.
@@ -213,7 +202,7 @@ class Store:
         Raises:
             TriptychError: if there is none with this number.
         """
-        found = self._comparisons(_comparison.c.id == number)
+        found = self._comparisons(COMPARISON.c.id == number)
         if not found:
             raise TriptychError(f"there is no comparison {number} in store '{self.url}'")
         return found[0]
@@ -224,10 +213,10 @@ class Store:
 
     def votes(self, comparison: int | None = None) -> list[Vote]:
         """Return all votes, or those on one comparison, oldest first."""
-        query = sql.select(_vote).order_by(_vote.c.id)
+        query = sql.select(VOTE).order_by(VOTE.c.id)
         if comparison is not None:
-            query = query.where(_vote.c.comparison == comparison)
-        with self._begin() as connection:
+            query = query.where(VOTE.c.comparison == comparison)
+        with self.begin() as connection:
             rows = _rows(connection, query)
         return [Vote(**row | {"reasons": tuple(row["reasons"])}) for row in rows]
 
@@ -246,9 +235,9 @@ class Store:
         self.close()
 
     def _comparisons(self, condition: sql.ColumnElement[bool]) -> list[Comparison]:
-        chosen = sql.select(_comparison).where(condition).order_by(_comparison.c.id)
-        theirs = sql.select(_answer).join(_comparison).where(condition).order_by(_answer.c.id)
-        with self._begin() as connection:
+        chosen = sql.select(COMPARISON).where(condition).order_by(COMPARISON.c.id)
+        theirs = sql.select(ANSWER).join(COMPARISON).where(condition).order_by(ANSWER.c.id)
+        with self.begin() as connection:
             rows = _rows(connection, chosen)
             answers: dict[int, list[Answer]] = {row["id"]: [] for row in rows}
             for row in _rows(connection, theirs):
@@ -260,6 +249,7 @@ class Store:
                 | {
                     "media": tuple(row["media"]),
                     "variants": tuple(row["variants"]),
+                    "turns": tuple(row["turns"]),
                     "answers": tuple(answers[row["id"]]),
                 }
             )
@@ -271,7 +261,7 @@ class Store:
         same = sql.and_(*(table.c[name] == value for name, value in key.items()))
         for last in (False, True):
             try:
-                with self._begin() as connection:
+                with self.begin() as connection:
                     connection.execute(sql.delete(table).where(same))
                     return _insert(connection, table, {**key, **row})
             except exc.IntegrityError:  # another process inserted between our two statements
@@ -280,7 +270,12 @@ class Store:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _begin(self) -> Iterator[sql.Connection]:
+    def begin(self) -> Iterator[sql.Connection]:
+        """Give a connection for one transaction: it ends with the block, or is undone by an error in it.
+
+        Raises:
+            TriptychError: if the database refuses; a broken rule of a table stays `IntegrityError`.
+        """
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -290,19 +285,44 @@ class Store:
             raise TriptychError(f"store '{self.url}' failed: {' '.join(str(error.orig).split())}") from None
 
     def _prepare(self) -> None:
-        """Make the tables in a new database, or check that they are of our version."""
-        with self._begin() as connection:
+        """Bring the tables to `SCHEMA`: make them, or change those that an older program wrote."""
+        with self.begin() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
-            if not sql.inspect(connection).has_table(_version.name):
-                _tables.create_all(connection)
-                connection.execute(sql.insert(_version).values(id=1, version=SCHEMA))
-            found = connection.execute(sql.select(_version.c.version)).scalar()
-        if found != SCHEMA:
-            raise TriptychError(
-                f"store '{self.url}' has schema version {found}, this program reads version {SCHEMA};"
-                " open it with the program that wrote it, or name another store"
-            )
+            elif connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            found = migration(connection)
+            if found == SCHEMA:
+                return
+            if found is not None and found not in _known():
+                raise TriptychError(
+                    f"store '{self.url}' has schema version {found}, this program reads version {SCHEMA};"
+                    " open it with the program that wrote it, or name another store"
+                )
+            from alembic import command
+            from alembic.config import Config
+
+            settings = Config()
+            settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+            settings.attributes["connection"] = connection
+            with _MIGRATING:
+                command.upgrade(settings, SCHEMA)
+
+
+def migration(connection: sql.Connection) -> str | None:
+    """Return the version that a database's tables are at, or None if it has none of ours."""
+    names = sql.inspect(connection)
+    if names.has_table("triptych_alembic"):
+        found = connection.execute(sql.text("SELECT version_num FROM triptych_alembic")).scalar()
+        return None if found is None else str(found)
+    if names.has_table("triptych_schema"):  # written before there were migrations
+        found = connection.execute(sql.text("SELECT version FROM triptych_schema")).scalar()
+        return None if found == 1 else str(found)
+    return None
+
+
+def _known() -> set[str]:
+    return {path.name[1:].partition("_")[0] for path in (_MIGRATIONS / "versions").glob("v*_*.py")}
 
 
 def _insert(connection: sql.Connection, table: sql.Table, row: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
 DOORS = {
     "gradio": ("apps/web/",),
     "mergekit": ("mergers/_mergekit.py",),
-    "peft": ("studio/adapters.py", "studio/variants.py"),
+    "peft": ("studio/adapters.py", "studio/peft_methods.py", "studio/variants.py"),
     "soundfile": ("studio/media.py", "studio/media_facts.py", "studio/synthetic/"),
     "torchaudio": ("studio/media.py", "studio/augment/", "studio/synthetic/"),
     "PIL": (
@@ -28,7 +28,8 @@ DOORS = {
     ),
     "transformers": ("studio/families/", "studio/generate.py"),
     "accelerate": ("studio/training/", "recipes/"),
-    "sqlalchemy": ("studio/store.py",),
+    "sqlalchemy": ("studio/store.py", "studio/tables.py", "studio/migrations/"),
+    "alembic": ("studio/store.py", "studio/migrations/"),
     "pyarrow": ("studio/data/",),
     "ray": ("studio/shardwork_ray.py",),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from studio.errors import TriptychError
+from studio.ranking import judgements
 from studio.store import Store
 
 
@@ -43,6 +44,27 @@ def test_a_comparison_comes_back_with_its_answers_and_votes(store: Store) -> Non
         "r1",
     )
     assert vote.created.endswith("+00:00")
+
+
+def test_all_that_an_expert_can_say_comes_back_and_becomes_a_judgement(store: Store) -> None:
+    turns = [{"role": "user", "text": "what is it?", "media": []}, {"role": "assistant", "text": "linen"}]
+    number = store.add_comparison(
+        "and its colour?", ["a", "b"], turns=turns, domain="textiles", question_set="s" * 64, question="q",
+        blind=True, asker="r7",
+    )  # fmt: skip
+    other = store.add_comparison("and its colour?", ["b", "a"], turns=turns, domain="textiles")
+    more = {"scores": {"safe": 4.0}, "correction": "red", "rater_group": "senior", "seconds": 3.5}
+    store.vote(number, "a", rater="r7", **more)
+    store.vote(other, "b", rater="r8", flagged=True)
+    store.vote(other, "tie", rater="r9")
+    (found, _), (vote, *_) = store.comparisons(), store.votes()
+    assert (found.turns, found.domain, found.question_set, found.question, found.blind, found.asker) == (
+        tuple(turns), "textiles", "s" * 64, "q", True, "r7",
+    )  # fmt: skip
+    assert {name: getattr(vote, name) for name in more} == more
+    one, two = judgements(store.comparisons(), store.votes())  # the flagged vote is left out
+    assert (one.choice, one.group, one.domain, one.rater) == ("a", "senior", "textiles", "r7")
+    assert (two.choice, two.question) == ("tie", one.question)
 
 
 def test_runs_are_kept(store: Store, tmp_path: Path) -> None:
@@ -155,9 +177,9 @@ def test_another_schema_version_is_refused_and_left_alone(tmp_path: Path) -> Non
     Store(url).close()
     file = sqlite3.connect(tmp_path / "kept.db")
     with file:
-        file.execute("UPDATE triptych_schema SET version = 9")
+        file.execute("UPDATE triptych_alembic SET version_num = '9'")
     file.close()
-    with pytest.raises(TriptychError, match=r"has schema version 9, this program reads version 1; open it"):
+    with pytest.raises(TriptychError, match=r"has schema version 9, this program reads version 2; open it"):
         Store(url)
 
 
