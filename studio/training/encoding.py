@@ -25,17 +25,14 @@ from studio.data.identity import sample_key
 from studio.data.jsonl import SHOWN, together
 from studio.data.lengths import Fit, Rules
 from studio.errors import DataError
-from studio.families._gauge import TOKENS, Gauge
+from studio.families._gauge import Gauge
 from studio.log import Log
 from studio.shardwork import each_shard
-from studio.tensorfile import as_bytes
-from studio.training.shards import Shard, ShardWriter, tokens
+from studio.training.shards import Shard, ShardWriter, digest, tokens
 from studio.types import Batch, Sample
 
 #: Samples in one shard: few enough that a kill loses seconds, enough that files stay few.
 SHARD = 128
-#: What a sample's text is made of; the other tensors are its media.
-TEXT = (*TOKENS, "labels", "token_type_ids", "mm_token_type_ids")
 
 
 class Encoded(Sequence[Batch]):
@@ -92,7 +89,7 @@ class Encoded(Sequence[Batch]):
     def digest(self, index: int, keys: Iterable[str]) -> str:
         """Return a hash over the contents of some of a sample's tensors; media that are the same have one."""
         known = self._digests[index]
-        told = [(key, known.get(key) or _digest(self.tensors(index, [key])[key])) for key in sorted(keys)]
+        told = [(key, known.get(key) or digest(self.tensors(index, [key])[key])) for key in sorted(keys)]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
     def supervision(self, batch: Sequence[int]) -> float:
@@ -273,10 +270,3 @@ def _encode(gauge: Gauge, sample: Sample) -> Batch:
 def _finite(value: Tensor) -> bool:
     """Say whether all numbers are finite; their sum tells it in one pass, unless it is too large itself."""
     return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
-
-
-def _digest(value: Tensor) -> str:
-    """Return a hash over a tensor's type, shape and bytes."""
-    digest = hashlib.blake2b(f"{value.dtype} {list(value.shape)} ".encode(), digest_size=16)
-    digest.update(as_bytes(value.contiguous()))
-    return digest.hexdigest()

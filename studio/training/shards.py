@@ -9,6 +9,7 @@ will be read again, bit by bit, before the short form is taken; what has many va
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ from studio.types import Batch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: What a sample's text is made of; its other tensors are its media.
+TEXT = (*TOKENS, "labels", "token_type_ids", "mm_token_type_ids")
 #: torch's types as the shards' format names them.
 KINDS = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items()}
 #: Smaller tensors are not worth a code; with more distinct values than these, a table would not stay small.
@@ -82,7 +85,14 @@ class ShardWriter:
         """Begin without a row."""
         self._codes: dict[str, Codes] = {}
         self._tensors: dict[str, Tensor] = {}
-        self._about: dict[str, Any] = {"lengths": [], "learned": [], "keys": [], "rows": [], "short": {}}
+        self._about: dict[str, Any] = {
+            "lengths": [],
+            "learned": [],
+            "keys": [],
+            "rows": [],
+            "short": {},
+            "digests": [],
+        }
 
     def add(self, row: int, item: Batch) -> None:
         """Take the tensors that row number ``row`` of the shard has become, or a part of it."""
@@ -91,6 +101,7 @@ class ShardWriter:
         self._about["learned"].append(int((item["labels"] != -100).sum()))
         self._about["keys"].append(list(item))
         self._about["rows"].append(row)
+        self._about["digests"].append({key: digest(value) for key, value in item.items() if key not in TEXT})
         for key, value in item.items():
             name = f"{at}/{key}"
             if value.dtype == torch.float32 and value.numel() >= _LEAST:
@@ -117,21 +128,7 @@ class ShardWriter:
         for key, codes in self._codes.items():
             if len(codes.values):
                 self._tensors[f"table/{key}"] = torch.from_numpy(codes.values.view(np.float32))
-        # Wide types first: every tensor then begins at a multiple of its own width.
-        tensors = sorted(self._tensors.items(), key=lambda pair: -pair[1].element_size())
-        header = encode_header(
-            ((key, KINDS[value.dtype], tuple(value.shape)) for key, value in tensors),
-            {"about": json.dumps(self._about | {"fitted": dict(fitted)})},
-        )
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(part, "wb") as file:
-                file.write(header)
-                for _, value in tensors:
-                    file.write(as_bytes(value))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(path, self._tensors, {"about": json.dumps(self._about | {"fitted": dict(fitted)})})
 
 
 class Shard:
@@ -168,6 +165,30 @@ class Shard:
     def _tables(self) -> dict[str, NDArray[np.float32]]:
         coded = {name.partition("/")[2] for name, how in self.about["short"].items() if how["coded"]}
         return {key: self._file.get_tensor(f"table/{key}").numpy() for key in coded}
+
+
+def write_tensors(path: Path, named: Mapping[str, Tensor], about: Mapping[str, str]) -> int:
+    """Write a safetensors file, whole or not at all, without waiting for the disk; return its bytes."""
+    # Wide types first: every tensor then begins at a multiple of its own width.
+    tensors = sorted(named.items(), key=lambda pair: -pair[1].element_size())
+    header = encode_header(((key, KINDS[value.dtype], tuple(value.shape)) for key, value in tensors), about)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(part, "wb") as file:
+            file.write(header)
+            for _, value in tensors:
+                file.write(as_bytes(value.contiguous()))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return len(header) + sum(value.nbytes for _, value in tensors)
+
+
+def digest(value: Tensor) -> str:
+    """Return a hash over a tensor's type, shape and bytes."""
+    found = hashlib.blake2b(f"{value.dtype} {list(value.shape)} ".encode(), digest_size=16)
+    found.update(as_bytes(value.contiguous()))
+    return found.hexdigest()
 
 
 def tokens(item: Batch) -> int:
