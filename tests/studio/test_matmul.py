@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from studio import plugins
+from studio.adapters import add_lora
 from studio.families import family
 from studio.training.loss import TokenLoss
 from studio.training.matmul import FastProducts, _product
-from studio.training.towers import choose_trainable
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
@@ -38,8 +38,7 @@ def test_every_family_learns_the_same(
 ) -> None:
     kind = family(name)
     model, processor = kind.load(tiny(name), dtype=torch.float32)
-    rules = dict.fromkeys(kind.lora_targets, "lora")
-    model = choose_trainable(model, kind, rules, r=4, alpha=8.0, dropout=0.0, seed=0)
+    model = add_lora(model, kind, list(kind.lora_targets), r=4, alpha=8.0)
     torch.manual_seed(0)
     for path, parameter in model.named_parameters():
         if "lora_B" in path:  # which begins as zero, where a wrong A would not be seen
