@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -38,6 +38,7 @@ from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
 from studio.training.interrupt import Interrupt
+from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
 from studio.training.processes import join
 from studio.training.result import card, keep
@@ -47,7 +48,7 @@ from studio.training.seed import set_seed
 from studio.training.settings import Adapter, Evaluate, Optimiser, above_zero, check_settings, not_negative
 from studio.training.step import Steps
 from studio.training.threads import set_threads
-from studio.training.towers import choose_trainable, parameter_groups, tower_rules, train_mode
+from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
 from studio.training.tracking import Metrics
 from studio.types import Run
 
@@ -79,13 +80,15 @@ class Config:
         },
     )
     output: Path = field(default=Path("runs/sft"), metadata={"help": "the run's folder"})
-    method: Literal["lora", "full"] = field(
-        default="lora", metadata={"help": "low-rank factors, or all weights"}
+    method: str = field(
+        default="lora",
+        metadata={"help": "lora, dora, pissa, adalora, ia3 or any other of PEFT, bitfit, full"},
     )
-    towers: dict[str, Literal["lora", "full", "frozen"]] = field(
+    towers: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "rule per tower (towers.vision=lora); the rest: lora on llm only, or full for full"
+            "help": "rule per tower, lora|full|bitfit|frozen (towers.vision=lora, towers.audio.lora.r=8, "
+            ".lr=5e-5, .precision=bf16); the rest: lora on llm only, or full for full"
         },
     )
     adapter: Adapter = field(default_factory=Adapter, metadata={"help": "what the adapter is like"})
@@ -131,7 +134,7 @@ def run(config: Config, log: Log) -> Run:
     base, output = find_model(config.model), config.output
     family = families.detect(base)
     rules = tower_rules(family, config.method, config.towers)
-    beside_llm = any(rule != "frozen" for tower, rule in rules.items() if tower != "llm")
+    beside_llm = any(rule.learns for tower, rule in rules.items() if tower != "llm")
 
     # Processes: the environment says how many there are, and on what device.
     processes = join(output, tracker=config.tracker, unused=beside_llm)
@@ -161,7 +164,7 @@ def run(config: Config, log: Log) -> Run:
     with accelerator.local_main_process_first():
         check_before_training([*train, *held_out], log)
     dtype = compute_type(config.precision, accelerator.device)
-    loaded = family.load(base, dtype=dtype if config.method == "lora" else torch.float32)
+    loaded = family.load(base, dtype=torch.float32 if config.method == "full" else dtype)
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
@@ -182,15 +185,20 @@ def run(config: Config, log: Log) -> Run:
     collate = partial(family.collate, loaded.processor, side="right")
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
+    size = config.batch_size * config.accumulate * world
+    per_epoch = steps_per_epoch(len(data), size)
+    total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
     plain = choose_trainable(
         loaded.model.to(accelerator.device), family, rules,
-        r=config.adapter.r, alpha=config.adapter.alpha, dropout=config.adapter.dropout, seed=config.seed,
+        method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
     )  # fmt: skip
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
-    count, everything = (sum(p.numel() for p in group) for group in (learning, plain.parameters()))
-    optimiser: Any = torch.optim.AdamW(
-        parameter_groups(plain, config.optimiser.weight_decay), lr=config.lr, fused=True
-    )
+    count = sum(parameter.numel() for parameter in learning)
+    groups = parameter_groups(
+        plain, config.optimiser.weight_decay, lr=config.lr, loraplus=config.optimiser.loraplus,
+        family=family, rules=rules,
+    )  # fmt: skip
+    optimiser: Any = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     if progress.step:
         load_state(output / "last", plain, optimiser)
     token_loss = TokenLoss(plain, accelerator.device, dtype)
@@ -202,13 +210,14 @@ def run(config: Config, log: Log) -> Run:
         model=model, token_loss=token_loss, collate=collate, micro_batch=config.batch_size,
         processes=processes,
     )  # fmt: skip
-    learns = ", ".join(f"{tower} {rule}" for tower, rule in rules.items())
-    log.say(f"{family.name}: {count:,} of {everything:,} parameters learn ({learns}); {threads} threads")
+    record = dataclasses.replace(
+        record, towers=learning_table(plain, family, rules, method=config.method, lr=config.lr)
+    )
+    log.say(f"{family.name}: {count:,} parameters learn; {threads} threads")
+    for line in table_lines(record.towers):
+        log.say(f"  {line}")
 
     # Loop. What a step does is a function of the seed and the step alone; that makes resuming exact.
-    size = config.batch_size * config.accumulate * world
-    per_epoch = steps_per_epoch(len(data), size)
-    total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
     warmup = warmup_steps(config.optimiser.warmup, total)
     eval_every, save_every = config.evaluate.every or per_epoch, config.save_every or per_epoch
     if progress.step:
@@ -230,8 +239,7 @@ def run(config: Config, log: Log) -> Run:
             batch = batches[step % per_epoch]
             set_seed(config.seed, "step", step, processes.rank)
             lr = config.lr * factor(step, total, warmup, config.schedule, config.optimiser.shape)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
+            set_rates(optimiser, lr)
 
             loss = step_of.gradients(data, batch)
             norm = accelerator.clip_grad_norm_(learning, config.optimiser.clip or math.inf)

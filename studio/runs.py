@@ -37,7 +37,7 @@ class Record:
     ``inputs`` are hashes of what went in, by the name of the setting; ``fingerprint`` covers the recipe, the
     settings that change the result, and the inputs' contents, but not their paths: runs with the same
     fingerprint give the same result. ``data`` says where each input of rows is from, as
-    `studio.data.provenance` tells it. ``timings`` are seconds by stage.
+    `studio.data.provenance` tells it, ``towers`` what of the model learns and how. ``timings`` are seconds by stage.
     """
 
     recipe: str
@@ -51,6 +51,7 @@ class Record:
     timings: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    towers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def new_record(

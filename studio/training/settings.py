@@ -14,9 +14,15 @@ from studio.training.schedule import Shape
 class Adapter:
     """What an adapter is like."""
 
-    r: int = field(default=16, metadata={"help": "rank of LoRA"})
-    alpha: float = field(default=32.0, metadata={"help": "strength of LoRA: delta = alpha / r * B A"})
-    dropout: float = field(default=0.0, metadata={"help": "dropout in front of LoRA"})
+    r: int | None = field(default=None, metadata={"help": "rank; none: the method's own, 16 for a LoRA"})
+    alpha: float | None = field(
+        default=None, metadata={"help": "strength, delta = alpha / r * B A; none: 32 for a LoRA"}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "dropout in front of the adapter"})
+    options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "the method's further settings as PEFT calls them (adapter.options.tinit=10)"},
+    )
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
@@ -36,6 +42,12 @@ class Optimiser:
     cooldown: float = field(default=0.2, metadata={"help": "steps wsd decays over; below 1 a share of all"})
     cycles: int = field(default=2, metadata={"help": "how often cosine_restarts starts"})
     power: float = field(default=2.0, metadata={"help": "of the schedule polynomial"})
+    loraplus: float = field(
+        default=1.0, metadata={"help": "LoRA+: rate of B over that of A (16); 1: one rate"}
+    )
+    neftune: float = field(
+        default=0.0, metadata={"help": "NEFTune: noise on the text's embeddings (5); 0: none"}
+    )
     ema: float = field(default=0.0, metadata={"help": "decay of a moving average to keep (0.999); 0: none"})
 
     @property
@@ -46,7 +58,8 @@ class Optimiser:
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
         yield from not_negative(self, "weight_decay", "clip", "warmup", "cooldown")
-        yield from above_zero(self, "cycles", "power")
+        yield from not_negative(self, "neftune")
+        yield from above_zero(self, "cycles", "power", "loraplus")
         for name in ("floor", "ema"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 yield f"{name} must be at least 0 and below 1, not {value}"

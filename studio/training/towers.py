@@ -1,90 +1,92 @@
-"""Which part of a model learns, and how: every tower is trained by LoRA, in full, or frozen."""
+"""Which part of a model learns, and how: every tower has an adapter, is trained in full, or is frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from studio.adapters import add_lora
-from studio.errors import ConfigError, unknown
+from studio.adapters import add_adapter
+from studio.errors import ConfigError
+from studio.training.rules import TowerRule, tower_of, tower_rules
 from studio.types import Family
 
-Method = Literal["lora", "full"]
-Rule = Literal["lora", "full", "frozen"]
-
-
-def tower_rules(family: Family, method: Method, asked: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Return a rule for every tower of the family: what was asked for, else the method's default.
-
-    By default ``lora`` adapts the language model and freezes the rest; ``full`` trains everything.
-
-    Raises:
-        ConfigError: for an unknown tower, for LoRA under the method ``full``, or if nothing would learn.
-    """
-    for tower in asked:
-        if tower not in family.towers:
-            raise ConfigError(f"towers: {unknown('tower', tower, family.towers)} (family {family.name})")
-    if method == "full":
-        rules: dict[str, Rule] = dict.fromkeys(family.towers, "full")
-    else:
-        rules = {tower: "lora" if tower == "llm" else "frozen" for tower in family.towers}
-    rules.update(asked)
-    if method == "full" and "lora" in rules.values():
-        raise ConfigError("method=full trains towers 'full' or 'frozen'; for LoRA on some use method=lora")
-    if method not in rules.values():
-        raise ConfigError(f"method={method} needs at least one tower with the rule '{method}'")
-    return rules
-
-
-def tower_of(path: str, family: Family) -> str | None:
-    """Return the tower that a parameter's or module's path belongs to; the longest prefix wins."""
-    best, found = -1, None
-    for tower, prefixes in family.towers.items():
-        for prefix in prefixes:
-            if (path == prefix or path.startswith(prefix + ".")) and len(prefix) > best:
-                best, found = len(prefix), tower
-    return found
+__all__ = [
+    "TowerRule",
+    "choose_trainable",
+    "parameter_groups",
+    "set_rates",
+    "tower_of",
+    "tower_rules",
+    "train_mode",
+]
 
 
 def choose_trainable(
     model: Any,
     family: Family,
-    rules: Mapping[str, Rule],
+    rules: Mapping[str, TowerRule],
     *,
-    r: int,
-    alpha: float,
-    dropout: float,
+    method: str = "lora",
+    r: int | None = None,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+    steps: int = 0,
     seed: int,
 ) -> Any:
-    """Return the model, with LoRA where the rules ask for it, in which exactly the chosen towers learn.
+    """Return the model, with an adapter where the rules ask for it, in which exactly the chosen towers learn.
 
-    What learns is kept in fp32, whatever the model was loaded in.
+    What learns is kept in fp32, whatever the model was loaded in. The settings are those of `add_adapter`.
 
     Raises:
-        ConfigError: if a rule matches no parameter or module of this model, or asks to train a tower in
-            full beside LoRA that cannot be stored in an adapter.
+        ConfigError: if a rule matches no parameter or module of this model, if a tower has nothing that the
+            rule could train, or is to be trained in full beside an adapter that cannot store it.
     """
+    check_present(model, family, rules)
+    kinds = {kind: [tower for tower, rule in rules.items() if rule.kind == kind] for kind in _KINDS}
+    if kinds["lora"] or kinds["bitfit"]:
+        towers = {tower: dict(rules[tower].adapter) for tower in kinds["lora"] or kinds["bitfit"]}
+        model = add_adapter(
+            model, family, method if kinds["lora"] else "bitfit", towers,
+            r=r, alpha=alpha, dropout=dropout, options=options, seed=seed, steps=steps,
+            modules_to_save=storable(model, family, kinds["full"]), biases=bool(kinds["bitfit"]),
+        )  # fmt: skip
+        if kinds["bitfit"]:
+            _biases_alone(model, family, rules)
+    else:
+        for path, parameter in model.named_parameters():
+            tower = tower_of(path, family)
+            parameter.requires_grad_(tower in kinds["full"])
+    in_fp32(model)
+    return model
+
+
+_KINDS = ("lora", "full", "bitfit", "frozen")
+#: What PEFT puts in front of a model's own paths.
+_PREFIX = "base_model.model."
+
+
+def check_present(model: Any, family: Family, rules: Mapping[str, TowerRule]) -> None:
+    """Raise `ConfigError` for a tower that is to learn and of which this model has no parameter."""
     present = {tower_of(path, family) for path, _ in model.named_parameters()}
     for tower, rule in rules.items():
-        if rule != "frozen" and tower not in present:
+        if rule.learns and tower not in present:
             prefixes = ", ".join(family.towers[tower])
             raise ConfigError(
                 f"towers: '{tower}' matches no parameter of {type(model).__name__} ({prefixes})"
             )
-    adapted = [tower for tower, rule in rules.items() if rule == "lora"]
-    full = [tower for tower, rule in rules.items() if rule == "full"]
-    if adapted:
-        whole = [path for tower in full for path in _storable(model, family, tower)]
-        model = add_lora(
-            model, family, adapted, r=r, alpha=alpha, dropout=dropout, seed=seed, modules_to_save=whole
-        )
-    else:
-        for path, parameter in model.named_parameters():
-            parameter.requires_grad_(tower_of(path, family) in full)
+
+
+def in_fp32(model: Any) -> None:
+    """Keep what learns in fp32: steps of a small rate vanish in fewer bits."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model
+
+
+def own_path(name: str) -> str:
+    """Return a parameter's path in the model itself, without what PEFT puts in front of it."""
+    return name.removeprefix(_PREFIX)
 
 
 def train_mode(model: Any) -> None:
@@ -98,14 +100,68 @@ def train_mode(model: Any) -> None:
             part.eval()
 
 
-def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters for AdamW: matrices with weight decay, biases and norms without."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
+def parameter_groups(
+    model: Any,
+    weight_decay: float,
+    *,
+    lr: float = 1.0,
+    loraplus: float = 1.0,
+    family: Family | None = None,
+    rules: Mapping[str, TowerRule] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters for AdamW: matrices with weight decay, biases and norms without.
+
+    A tower with a rate of its own is a group whose ``times`` is that rate as a multiple of ``lr``, and so are
+    LoRA's B factors, ``loraplus`` times as fast (LoRA+, Hayou et al. 2024, arXiv:2402.12354, section 4.1).
+    """
+    groups: dict[tuple[float, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tower = tower_of(own_path(name), family) if family is not None else None
+        own = rules[tower].lr if rules is not None and tower is not None else None
+        times = 1.0 if own is None else own / lr
+        if "lora_B" in name or "lora_embedding_B" in name:
+            times *= loraplus
+        groups.setdefault((times, parameter.dim() >= 2), []).append(parameter)
+    order = sorted(groups, key=lambda key: (not key[1], key[0]))
+    return [
+        {"params": groups[key], "weight_decay": weight_decay if key[1] else 0.0, "times": key[0]}
+        for key in order
     ]
-    return [group for group in groups if group["params"]]
+
+
+def set_rates(optimiser: Any, lr: float) -> None:
+    """Give every group of parameters its rate: ``lr``, times what `parameter_groups` said."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group.get("times", 1.0)
+
+
+def _biases_alone(model: Any, family: Family, rules: Mapping[str, TowerRule]) -> None:
+    """Let only the biases of towers with the rule ``bitfit`` learn beside LoRA; `ConfigError` without any."""
+    alone = not any(rule.kind == "lora" for rule in rules.values())
+    found: dict[str | None, int] = {}
+    for name, parameter in model.named_parameters():
+        whole = ".modules_to_save." in name
+        if whole or ".original_module." in name:
+            parameter.requires_grad_(whole)
+        elif "lora_" in name:
+            parameter.requires_grad_(not alone)
+        elif name.endswith("bias"):
+            tower = tower_of(own_path(name), family)
+            learns = tower is not None and rules[tower].kind == "bitfit"
+            parameter.requires_grad_(learns)
+            found[tower] = found.get(tower, 0) + learns
+    for tower, rule in rules.items():
+        if rule.kind == "bitfit" and not found.get(tower):
+            raise ConfigError(
+                f"towers: '{tower}' has no biases in this model; bitfit can train nothing there"
+            )
+
+
+def storable(model: Any, family: Family, towers: Iterable[str]) -> list[str]:
+    """Return the modules that hold whole towers, to store beside an adapter; `ConfigError` if none can."""
+    return [path for tower in towers for path in _storable(model, family, tower)]
 
 
 def _modules(model: Any, family: Family, tower: str) -> Iterator[str]:

@@ -185,12 +185,12 @@ def test_bf16_is_computed_in_when_asked_for(tiny: Tiny, questions: Questions) ->
 
 def test_tower_rules_fill_in_the_method_s_default() -> None:
     kind = family("qwen_omni")
-    assert tower_rules(kind, "lora", {}) == {
+    assert {tower: rule.kind for tower, rule in tower_rules(kind, "lora", {}).items()} == {
         "vision": "frozen", "audio": "frozen", "projector": "frozen", "llm": "lora",
     }  # fmt: skip
-    assert tower_rules(kind, "lora", {"vision": "lora"})["vision"] == "lora"
-    assert set(tower_rules(kind, "full", {}).values()) == {"full"}
-    assert tower_rules(kind, "full", {"audio": "frozen"})["audio"] == "frozen"
+    assert tower_rules(kind, "lora", {"vision": "lora"})["vision"].kind == "lora"
+    assert {rule.kind for rule in tower_rules(kind, "full", {}).values()} == {"full"}
+    assert tower_rules(kind, "full", {"audio": "frozen"})["audio"].kind == "frozen"
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_tower_rules_fill_in_the_method_s_default() -> None:
     [
         ("lora", {"visoin": "lora"}, "unknown tower 'visoin'; did you mean 'vision'"),
         ("full", {"llm": "lora"}, "use method=lora"),
-        ("lora", {"llm": "frozen"}, "at least one tower with the rule 'lora'"),
-        ("full", dict.fromkeys(("vision", "audio", "projector", "llm"), "frozen"), "rule 'full'"),
+        ("lora", {"llm": "frozen", "vision": "full"}, "at least one tower with the rule 'lora'"),
+        ("full", dict.fromkeys(("vision", "audio", "projector", "llm"), "frozen"), "every tower is frozen"),
     ],
 )
 def test_tower_rules_that_cannot_be_are_refused(method: Any, asked: Any, sentence: str) -> None:
