@@ -3,7 +3,7 @@
     triptych run sft model=nano-omni data=handwriting output=runs/handwriting max_steps=200
 
 The folder `output` gets run.json, metrics.jsonl, adapter/ (or model/), last/ (to go on from) and a card.
-Several processes: `accelerate launch --num_processes 2 -m apps.cli run sft ...`.
+Several processes: `--nproc N`; on several machines `torchrun ... --no-python triptych run sft ...`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,15 @@ from studio.training.result import card, keep
 from studio.training.save import Progress, load_average, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
-from studio.training.settings import Adapter, Evaluate, Optimiser, above_zero, check_settings, not_negative
+from studio.training.settings import (
+    Adapter,
+    Evaluate,
+    Optimiser,
+    Speed,
+    above_zero,
+    check_settings,
+    not_negative,
+)
 from studio.training.step import Steps
 from studio.training.threads import set_threads
 from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
@@ -102,6 +110,7 @@ class Config:
     seed: int = field(default=0, metadata={"help": "seed of LoRA's start, the order and dropout"})
     evaluate: Evaluate = field(default_factory=Evaluate, metadata={"help": "looking at held-out rows"})
     save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
+    speed: Speed = field(default_factory=Speed, metadata={"help": "what makes it faster"})
     precision: Precision = field(default="auto", metadata={"help": "auto is bf16 where the device has it"})
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
@@ -119,7 +128,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
-APART = ("output", "save_every", "tracker", "resume")
+APART = ("output", "save_every", "tracker", "resume", "speed.strategy")
+#: Several processes may work on one run.
+PARALLEL = True
 
 
 def run(config: Config, log: Log) -> Run:
@@ -137,7 +148,7 @@ def run(config: Config, log: Log) -> Run:
     beside_llm = any(rule.learns for tower, rule in rules.items() if tower != "llm")
 
     # Processes: the environment says how many there are, and on what device.
-    processes = join(output, tracker=config.tracker, unused=beside_llm)
+    processes = join(output, tracker=config.tracker, unused=beside_llm, strategy=config.speed.strategy)
     accelerator, main, world = processes.accelerator, processes.main, processes.world
     log = log if main else QuietLog()
 
@@ -153,7 +164,7 @@ def run(config: Config, log: Log) -> Run:
     inputs = {"model": Checkpoint(base).fingerprint()} | {k: told["sha256"] for k, told in origins.items()}
     if steps:
         inputs["augment"] = fingerprint(steps)
-    record = new_record("sft", to_dict(config), inputs, apart=APART, processes=world, data=origins)
+    record = new_record("sft", to_dict(config), inputs, apart=APART, data=origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":
         log.say(f"{output} is finished with these settings and inputs; resume=false trains it again")
@@ -185,13 +196,15 @@ def run(config: Config, log: Log) -> Run:
     collate = partial(family.collate, loaded.processor, side="right")
 
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
-    size = config.batch_size * config.accumulate * world
+    size = progress.size or config.batch_size * config.accumulate * world
+    progress = dataclasses.replace(progress, size=size)
     per_epoch = steps_per_epoch(len(data), size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
     plain = choose_trainable(
-        loaded.model.to(accelerator.device), family, rules,
+        processes.place(loaded.model), family, rules,
         method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
     )  # fmt: skip
+    processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in learning)
     groups = parameter_groups(
@@ -202,7 +215,7 @@ def run(config: Config, log: Log) -> Run:
     if progress.step:
         load_state(output / "last", plain, optimiser)
     token_loss = TokenLoss(plain, accelerator.device, dtype)
-    model, optimiser = accelerator.prepare(plain, optimiser)
+    model, optimiser = processes.prepare(plain, optimiser)
     average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
     if average and progress.step:
         load_average(output / "last", average)
@@ -242,7 +255,7 @@ def run(config: Config, log: Log) -> Run:
             set_rates(optimiser, lr)
 
             loss = step_of.gradients(data, batch)
-            norm = accelerator.clip_grad_norm_(learning, config.optimiser.clip or math.inf)
+            norm = processes.clip(learning, config.optimiser.clip)
             optimiser.step()
             optimiser.zero_grad()
             if average:
@@ -262,13 +275,13 @@ def run(config: Config, log: Log) -> Run:
                     value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
                     metrics.evaluated(done, eval_loss=value)
                     progress = progress.judged(done, value)
-                    if main and progress.best_step == done:
-                        keep(plain, loaded, family, output, record, done)
+                    if progress.best_step == done:
+                        keep(plain, loaded, family, output, record, done, processes)
                 train_mode(plain)
             enough = evaluate and 0 < patience <= progress.stale
             progress = metrics.noted(dataclasses.replace(progress, step=done))
-            if main and (save or stop or enough):
-                save_state(output / "last", plain, optimiser, progress, average)
+            if processes.saves and (save or stop or enough):
+                save_state(output / "last", plain, optimiser, progress, average, writes=main)
             if enough:
                 log.say(f"stopped early: {progress.stale} evaluations without a better one")
                 break
@@ -284,10 +297,10 @@ def run(config: Config, log: Log) -> Run:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
+    if not held_out:
+        with average.in_place() if average else nullcontext():
+            keep(plain, loaded, family, output, record, progress.step, processes)
     if main:
-        if not held_out:
-            with average.in_place() if average else nullcontext():
-                keep(plain, loaded, family, output, record, progress.step)
         card(plain, family, output, record)
         shutil.rmtree(shards, ignore_errors=True)
         write_run(output, record)

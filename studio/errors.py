@@ -8,7 +8,8 @@ ValueError
     │   ├── MediaError  a picture or a sound: missing, empty, truncated, wrong type
     │   └── LengthError a row that is longer than the model takes
     ├── CheckpointError a model or adapter folder that cannot be read or trusted
-    └── MergeError      inputs that cannot be merged with each other
+    ├── MergeError      inputs that cannot be merged with each other
+    └── LostProcess     another process of the same run that is gone
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class CheckpointError(TriptychError):
 
 class MergeError(TriptychError):
     """Models or adapters that cannot be merged with each other as asked."""
+
+
+class LostProcess(TriptychError):
+    """Another process of the same run is gone; what was saved is intact, and the same command goes on."""
 
 
 class UnknownName(TriptychError):

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from studio.training.encoding import Encoded
+from studio.training.fsdp import reshard
 from studio.training.loss import TokenLoss
 from studio.training.processes import Processes
+from studio.training.rounds import own_part
 from studio.types import Batch
 
 
@@ -31,6 +33,10 @@ def evaluation_loss(
     order = sorted(range(len(data)), key=lambda index: data.lengths[index])
     batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
     total = torch.zeros((), device=next(model.parameters()).device)
-    for batch in batches[processes.rank :: processes.world]:
-        total += loss(model, collate([data[i] for i in batch]), [data.weights[i] for i in batch])
+    for begin in range(0, len(batches), processes.world):
+        together = batches[begin : begin + processes.world]
+        together += [[]] * (processes.world - len(together))
+        rows, weights = own_part(together, data, processes)
+        total += loss(model, collate([data[index] for index in rows]), weights)
+    reshard(model)
     return total

@@ -1,36 +1,119 @@
-"""The processes of a run: how many there are, on what device, and which of them does what."""
+"""The processes of a run: how many, on what device, which of them does what, and how they share a model.
+
+ddp         every process has the whole model, and gradients are averaged
+fsdp        weights, gradients and moments are cut among the processes (`studio.training.fsdp`)
+deepspeed   the same by DeepSpeed, ZeRO stage 2 or 3 (`studio.training.zero`)
+
+Alone, all three are one process with the whole model.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
 
+from studio.errors import ConfigError
+from studio.training import fsdp
+from studio.training.threads import physical_cores
 from studio.training.tracking import check_tracker
+
+Strategy = Literal["ddp", "fsdp", "deepspeed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """One process among ``world``, the ``rank``-th; ``part`` is (i, n) among those of its machine."""
+    """One process among ``world``, the ``rank``-th; ``part`` is (i, n) among those that share its folders.
+
+    ``strategy`` is how they share a model; with one process it is ddp.
+    """
 
     accelerator: Accelerator
     main: bool
     rank: int
     world: int
     part: tuple[int, int]
+    strategy: Strategy = "ddp"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether tensors are cut: all processes must run the same towers, and save together."""
+        return self.strategy != "ddp"
+
+    @property
+    def saves(self) -> bool:
+        """Whether this process takes part in saving; only the main one writes."""
+        return self.main or self.sharded
+
+    def whole(self, model: Any, *, learning: bool) -> AbstractContextManager[None]:
+        """Return a context in which the main process has the model whole, or only what of it learns."""
+        if self.strategy == "fsdp":
+            return fsdp.whole_parameters(model, keeps=self.main, learning=learning)
+        return nullcontext()
+
+    def place(self, model: Any) -> Any:
+        """Return a model on this process's device, or where it is if it will be cut and moved by parts."""
+        return model if self.strategy == "fsdp" else model.to(self.accelerator.device)
+
+    def share(self, model: Any) -> None:
+        """Cut the model, if it is to be cut; its parameters are other objects afterwards."""
+        if self.strategy == "fsdp":
+            fsdp.shard(model, self.accelerator.device, self.world)
+
+    def prepare(self, model: Any, optimiser: Any) -> tuple[Any, Any]:
+        """Return the model whose gradients are those of all processes, and its optimiser."""
+        if self.strategy == "fsdp":
+            return model, optimiser
+        prepared, stepping = self.accelerator.prepare(model, optimiser)
+        return prepared, stepping
+
+    def apart(self, model: Any) -> AbstractContextManager[Any]:
+        """Return a context in which gradients only add up, and are not averaged yet.
+
+        Under fsdp they are averaged all the same: kept whole until the last one they would fill the memory
+        that cutting them saves.
+        """
+        return nullcontext() if self.strategy == "fsdp" else self.accelerator.no_sync(model)
+
+    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> Tensor:
+        """Scale gradients down to a norm of ``limit`` (0: never), and return the norm [] that they had."""
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
+        return fsdp.joined(norm)
 
 
-def join(output: Path, *, tracker: str | None, unused: bool) -> Processes:
+def join(
+    output: Path, *, tracker: str | None = None, unused: bool = False, strategy: Strategy = "ddp"
+) -> Processes:
     """Join the processes of this run, which accelerate finds in the environment; alone it is one.
 
     ``unused`` says that a step may leave some of what learns without a gradient, as a tower that no sample
     of its batch uses: DDP has to look for that.
+
+    Raises:
+        ConfigError: if accelerate's own configuration asks for another strategy, or found other processes.
     """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            raise ConfigError(
+                f"accelerate's configuration asks for {name}: launch without it, and give the strategy "
+                "as speed.strategy=ddp, fsdp or deepspeed"
+            )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if world > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, physical_cores() // local)))
     accelerator = Accelerator(
+        cpu=world > 1 and not torch.cuda.is_available(),  # or each would train alone, into the same folder
         log_with=check_tracker(tracker) if tracker else None,
         project_dir=output,
         mixed_precision="no",  # `TokenLoss` switches autocast on
@@ -39,11 +122,14 @@ def join(output: Path, *, tracker: str | None, unused: bool) -> Processes:
             InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # for those that wait while others encode
         ],
     )
-    world = accelerator.num_processes
+    found = accelerator.num_processes
+    if found != world:
+        raise ConfigError(f"WORLD_SIZE is {world}, but accelerate finds {found} processes; is RANK set, too?")
     return Processes(
         accelerator=accelerator,
         main=accelerator.is_main_process,
         rank=accelerator.process_index,
         world=world,
-        part=(accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", world))),
+        part=(accelerator.local_process_index, local),
+        strategy=strategy if world > 1 else "ddp",
     )

@@ -10,23 +10,38 @@ from studio.adapters import save_adapter
 from studio.families._save import save_pretrained
 from studio.files import atomic_folder
 from studio.runs import Record, write_card
+from studio.training.processes import Processes
 from studio.types import Family, Loaded
 
 
-def keep(model: Any, loaded: Loaded, family: Family, output: Path, record: Record, step: int) -> None:
-    """Write ``output``/adapter of a model with an adapter, else ``output``/model with its processor."""
+def keep(
+    model: Any,
+    loaded: Loaded,
+    family: Family,
+    output: Path,
+    record: Record,
+    step: int,
+    processes: Processes,
+) -> None:
+    """Write ``output``/adapter of a model with an adapter, else ``output``/model with its processor.
+
+    All processes call this, for their parts of the model; the main one writes.
+    """
     about: dict[str, Any] = {
         "base": record.config["model"],
         "base_fingerprint": record.inputs["model"],
         "family": family.name,
     }
     note = {"run": record.fingerprint, "step": step, "data": record.data["data"]}
-    if has_adapter(model):
-        save_adapter(model, output / "adapter", note=note, **about)
-        return
-    with atomic_folder(output / "model") as folder:
-        save_pretrained(Loaded(model, loaded.processor), folder)
-        write_note(folder, note=note, **about)
+    with processes.whole(model, learning=has_adapter(model)):
+        if not processes.main:
+            return
+        if has_adapter(model):
+            save_adapter(model, output / "adapter", note=note, **about)
+            return
+        with atomic_folder(output / "model") as folder:
+            save_pretrained(Loaded(model, loaded.processor), folder)
+            write_note(folder, note=note, **about)
 
 
 def card(model: Any, family: Family, output: Path, record: Record) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studio.errors import ConfigError
+from studio.training.processes import Strategy
 from studio.training.schedule import Shape
 
 
@@ -77,6 +78,19 @@ class Evaluate:
         yield from not_negative(self, "every", "patience")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What makes a run faster, each by name."""
+
+    strategy: Strategy = field(
+        default="ddp", metadata={"help": "how processes share a model: each has it whole, or a part (fsdp)"}
+    )
+
+    def wrong(self) -> Iterator[str]:
+        """Yield what is out of range."""
+        yield from ()
+
+
 def above_zero(group: Any, *names: str) -> Iterator[str]:
     """Yield a sentence for each setting that is given and not above 0."""
     for name in names:
@@ -95,7 +109,7 @@ def check_settings(config: Any, wrong: Iterable[str] = ()) -> None:
     """Raise one `ConfigError` with all that is ``wrong`` with a configuration and with its groups."""
     told = list(wrong)
     for name, group in vars(config).items():
-        if isinstance(group, Adapter | Optimiser | Evaluate):
+        if isinstance(group, Adapter | Optimiser | Evaluate | Speed):
             told += [f"{name}.{sentence}" for sentence in group.wrong()]
     if told:
         raise ConfigError("; ".join(told))
