@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from studio.training.chunked import LOGITS, ChunkedLoss
 from studio.types import Batch
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -27,43 +29,68 @@ def compute_type(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+@dataclass
+class _Step:
+    """What the hook needs of the batch that is being computed, and what it finds."""
+
+    wanted: Tensor
+    targets: Tensor
+    scale: Tensor
+    open: bool = True
+    found: Tensor | None = None
+    first: Tensor | None = None
+
+
 class TokenLoss:
     r"""Computes $\sum_i w_i \sum_t -\log p(y_{i,t})$ of a batch, with weight $w_i$ per sample.
 
     Logits are the largest tensor of a step and most of them belong to the prompt. A hook on the model's
     output embedding drops the positions without a label before they are computed; a model without such a
-    module computes them all. ``dtype`` switches autocast on.
+    module computes them all. Where those that are left are still many, `ChunkedLoss` computes a part at a
+    time, and their gradient with it; the first time, the model's own logits of one token must give the same
+    loss, or it stays off. ``dtype`` switches autocast on.
     """
 
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Hook onto ``model`` until `close`."""
+    def __init__(
+        self, model: Any, device: torch.device, dtype: torch.dtype = torch.float32, *, most: int = LOGITS
+    ) -> None:
+        """Hook onto ``model`` until `close`; it holds at most ``most`` logits at a time, 0: all there are."""
         self._device, self._dtype = device, dtype
-        self._wanted: Tensor | None = None
+        self._step: _Step | None = None
         head = model.get_output_embeddings()
         self._hook = head.register_forward_pre_hook(self._select) if head is not None else None
+        self._chunked = ChunkedLoss(head, model.config, most) if most and head is not None else None
+        self._proven = False
 
     def __call__(self, model: Any, batch: Batch, weights: Sequence[float]) -> Tensor:
         """Return the weighted sum [] over a batch with ``labels`` [B, L].
 
         Labels stand at their own token, as in ``input_ids``; in a batch with ``decoder_input_ids`` they stand
-        one earlier, where they are predicted.
+        one earlier, where they are predicted. In a packed batch ``rows`` [1, N] tells the sample of a token.
         """
         inputs = {key: value.to(self._device, non_blocking=True) for key, value in batch.items()}
         labels = inputs.pop("labels")
+        rows = inputs.pop("rows", None)
         if "decoder_input_ids" not in inputs:
             labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
         wanted = labels != IGNORE
-        self._wanted = wanted
+        of_row = torch.tensor(weights, dtype=torch.float32, device=self._device)
+        scale = of_row[wanted.nonzero()[:, 0] if rows is None else rows[wanted]]
+        step = self._step = _Step(wanted=wanted, targets=labels[wanted], scale=scale)
         try:
             with self._autocast():
                 logits = model(**inputs, use_cache=False).logits
+                if step.found is not None:
+                    if self._proves(step, logits):
+                        return step.found
+                    self._chunked = None
+                    return self(model, batch, weights)
         finally:
-            self._wanted = None
+            self._step = None
         if logits.dim() == 3:
             logits = logits[wanted]
-        each = functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
-        scale = torch.tensor(weights, dtype=torch.float32, device=self._device)
-        return (each * scale[wanted.nonzero()[:, 0]]).sum()
+        each = functional.cross_entropy(logits.float(), step.targets, reduction="none")
+        return (each * scale).sum()
 
     def close(self) -> None:
         """Take the hook off the model."""
@@ -71,11 +98,29 @@ class TokenLoss:
             self._hook.remove()
 
     def _select(self, _module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Keep the hidden states [N, D] from which a supervised token is predicted."""
-        hidden = args[0]
-        if self._wanted is None or hidden.shape[:2] != self._wanted.shape:
+        """Keep the hidden states [N, D] from which a supervised token is predicted, or take their loss."""
+        hidden, step = args[0], self._step
+        if step is None or not step.open or hidden.shape[:2] != step.wanted.shape:
             return None
-        return (hidden[self._wanted], *args[1:])
+        kept = hidden[step.wanted]
+        if self._chunked is None or not self._chunked.pays(len(kept)):
+            return (kept, *args[1:])
+        step.open = False  # the head now runs for itself
+        step.found = self._chunked(kept, step.targets, step.scale)
+        step.first = kept[: 0 if self._proven else 1].detach()
+        return (step.first, *args[1:])
+
+    def _proves(self, step: _Step, logits: Tensor) -> bool:
+        """Return whether the logits that the model has made of one token are those of the chunks."""
+        if not self._proven:
+            assert self._chunked is not None
+            assert step.first is not None
+            step.open = False
+            with torch.no_grad():
+                own = functional.cross_entropy(logits.reshape(1, -1).float(), step.targets[:1])
+                made = self._chunked.part(step.first, step.targets[:1], torch.ones_like(own))
+            self._proven = bool(torch.isclose(own, made, rtol=1e-4, atol=1e-5))
+        return self._proven
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype == torch.float32:
