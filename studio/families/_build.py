@@ -34,6 +34,19 @@ def chatml(medium: str, system: str = "") -> str:
     return fixed + CHATML
 
 
+def roles(medium: str) -> str:
+    """Return Granite's template, in which a medium of a message in parts stands as ``medium``."""
+    return (
+        "{%- for message in messages -%}"
+        "{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' -}}"
+        "{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+        "{%- for part in message['content'] -%}"
+        f"{{{{- part['text'] if part['type'] == 'text' else {medium!r} -}}}}"
+        "{%- endfor -%}{%- endif -%}{{- '<|end_of_text|>\n' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|start_of_role|>assistant<|end_of_role|>' -}}{%- endif -%}"
+    )
+
+
 def byte_level(
     special: Iterable[str], *, eos: str, pad: str, named: Mapping[str, str] | None = None, **more: Any
 ) -> Any:

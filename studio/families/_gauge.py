@@ -60,14 +60,16 @@ class Gauge:
 
     @cached_property
     def max_seconds(self) -> float:
-        """The window of the feature extractor in seconds; 0 for a model that does not hear."""
-        extractor = getattr(self.processor, "feature_extractor", None)
+        """The seconds of the longest sound; 0 for a model that takes any, or does not hear."""
+        if self.family.window is not None:
+            return self.family.window(self.processor)
+        extractor = _extractor(self.processor)
         return extractor.n_samples / extractor.sampling_rate if extractor is not None else 0.0
 
     @cached_property
     def rate(self) -> int:
         """The samples per second that the model hears; 0 for a model that does not hear."""
-        extractor = getattr(self.processor, "feature_extractor", None)
+        extractor = _extractor(self.processor)
         return int(extractor.sampling_rate) if extractor is not None else 0
 
     @cached_property
@@ -119,6 +121,11 @@ class Gauge:
             there={name: count for name, count in there.items() if count or wanted.get(name)},
             wanted=dict(wanted),
         )
+
+
+def _extractor(processor: Any) -> Any:
+    """Return what makes features of sounds, by either of the names that processors have for it, or None."""
+    return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
 def gauge(folder: Path) -> Gauge:

@@ -43,6 +43,16 @@ def processor(path: Path | str) -> Any:
         return AutoProcessor.from_pretrained(path, **_LOCAL)
 
 
+def templated(processor: Any, template: str | None = None) -> Any:
+    """Give a processor the chat template of its tokenizer, or ``template``, where it has none; return it.
+
+    Some classes of transformers forget theirs when they are loaded, but the tokenizer beside them knows it.
+    """
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template or template
+    return processor
+
+
 def config(path: Path | str) -> Any:
     """Load the configuration in a folder with all its defaults; `CheckpointError` when it is damaged."""
     from transformers import AutoConfig

@@ -48,8 +48,9 @@ def learned(processor: Any, item: dict[str, Any]) -> str:
 
 def ends(processor: Any) -> str:
     """Return the mark that ends an answer: the tokenizer's end, or that of turns where they have one."""
-    turn = "<end_of_turn>"
-    return turn if turn in processor.tokenizer.get_vocab() else str(processor.tokenizer.eos_token)
+    marks = ("<end_of_turn>", "<turn|>", "<|end|>")
+    words = processor.tokenizer.get_vocab()
+    return next((mark for mark in marks if mark in words), str(processor.tokenizer.eos_token))
 
 
 def speech(text: str, loss: bool = True) -> Turn:

@@ -172,6 +172,8 @@ def test_a_conversation_is_what_the_processor_makes_of_it_in_one_piece(
     processor = gauge(folder).processor
     if not getattr(processor, "chat_template", None):
         pytest.skip("one answer per row")
+    if kind == "voxtral":
+        pytest.skip("its processor makes no such piece without another library: test_voxtral.py")
     seen = [part.path for sample in questions("smolvlm", 6) for part in sample.images][:3]
     heard = [part.path for sample in questions("whisper", 6) for part in sample.sounds][:2]
     sample = conversation(record.modalities, [*seen, *heard])
@@ -193,7 +195,7 @@ def test_a_conversation_is_what_the_processor_makes_of_it_in_one_piece(
     if sample.images:
         media["images"] = [[load_image(image.path) for image in sample.images]]
     if sample.sounds:
-        rate = processor.feature_extractor.sampling_rate
+        rate = gauge(folder).rate
         media |= {"audio": [load_sound(sound.path, rate) for sound in sample.sounds], "sampling_rate": rate}
     end = processor.tokenizer.eos_token
     if record.name == "llava" and end not in text:
@@ -206,7 +208,8 @@ def test_a_conversation_is_what_the_processor_makes_of_it_in_one_piece(
         if key in ours:
             value = theirs[key][0] if theirs[key].dim() > ours[key].dim() else theirs[key]
             assert torch.equal(ours[key], value.to(ours[key].dtype)), key
-    if "input_features" in ours and record.name != "qwen_omni":  # which pads sounds less: its own test
+    # These two pad sounds less, or not at all: their own tests.
+    if "input_features" in ours and record.name not in ("qwen_omni", "granite_speech"):
         assert np.array_equal(ours["input_features"], theirs["input_features"])
 
 

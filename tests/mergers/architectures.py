@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -101,17 +100,6 @@ def llava() -> tuple[Any, Any]:
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
-def voxtral() -> tuple[Any, Any]:
-    """Return the model and its processor; the library of its own tokenizer is no dependency here."""
-    audio = _audio(hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
-    audio |= {"max_source_positions": 100}  # of which four make a token
-    config = transformers.VoxtralConfig(
-        audio_config=audio, text_config=_text(model_type="llama"), audio_token_id=24
-    )
-    processor = transformers.VoxtralProcessor(_ears(seconds=2), words({"[AUDIO]": 24}))
-    return transformers.VoxtralForConditionalGeneration(config), processor
-
-
 def gemma4() -> tuple[Any, Any]:
     """Return the model and its processor."""
     text = _text(
@@ -156,11 +144,10 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_audio": qwen2_audio,
     "llava": llava,
-    "voxtral": voxtral,
     "gemma4": gemma4,
 }
-#: Families whose tiny models are used: a Qwen2.5-Omni Thinker, a SmolVLM with two tables, a Whisper.
-FAMILIES = ("qwen_omni", "smolvlm", "whisper")
+#: Families whose tiny models are used: a Qwen2.5-Omni Thinker, a SmolVLM with two tables, a Qwen3-VL, ...
+FAMILIES = ("qwen_omni", "smolvlm", "whisper", "qwen_vl", "voxtral", "granite_speech", "phi4_multimodal")
 ARCHITECTURES = (*FAMILIES, *BUILDERS)
 
 
@@ -177,10 +164,6 @@ def question(name: str, processor: Any) -> dict[str, Any]:
     draw = np.random.default_rng(0)
     picture = draw.integers(0, 256, (56, 56, 3), dtype=np.uint8)
     sound = draw.normal(0, 0.1, 12000).astype(np.float32)
-    if name == "voxtral":  # whose processor asks another library for the words
-        heard = processor.feature_extractor(sound, sampling_rate=16000, return_tensors="pt")
-        ids = torch.tensor([[1, *[24] * 25, 40, 41]])
-        return {"input_ids": ids, "input_features": heard["input_features"]}
     asked = {
         "smolvlm_tied": ("<image> What is in the picture?", True, False),
         "qwen2_5_vl": ("<|vision_start|><|image_pad|><|vision_end|> word40 word41", True, False),

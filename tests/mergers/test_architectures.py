@@ -51,7 +51,8 @@ def test_tensors_in_are_tensors_out(name: str, base_of: Base, experts_of: Expert
         if torch.isfinite(one).all():
             assert torch.isfinite(two).all(), tensor
             assert tensor not in report.dropped
-            assert not torch.equal(one, two), f"{tensor} was not merged"
+            counted = not base.dtype(tensor).is_floating_point  # numbers are the base's: tested below
+            assert torch.equal(one, two) == counted, f"{tensor} was not merged"
         else:
             assert torch.equal(one, two), tensor
     assert report.merged + report.copied == len(base)
@@ -73,7 +74,8 @@ def test_a_merge_of_one_loads_whole_and_gives_the_model_s_logits(
     assert type(ours) is type(theirs)
     if name in FAMILIES:
         found = family(name)
-        items = [found.encode(ours, sample, False) for sample in questions(name, 4)]
+        # One row with its media: plain models of some families take no others beside it.
+        items = [found.encode(ours, questions(name, 2)[1], False)]
         asked: dict[str, Any] = found.collate(ours, items, "left")
         asked.pop("labels", None)
     else:
