@@ -25,6 +25,7 @@ from transformers.generation import BaseStreamer, StoppingCriteriaList
 
 from studio.errors import ConfigError
 from studio.log import Log
+from studio.mixed import Mixed
 from studio.types import Batch, Family, Loaded, Sample
 
 Encode = Callable[[Sample], Batch]
@@ -82,6 +83,35 @@ def answers(
             if log is not None:
                 log.advance(len(places))
     return texts
+
+
+def together(
+    loaded: Loaded,
+    family: Family,
+    items: Sequence[Batch],
+    mixed: Mixed,
+    *,
+    max_new_tokens: int = 48,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+    grown: Callable[[list[list[str]]], None] | None = None,
+) -> list[list[str]]:
+    """Return every variant's answers to encoded prompts, one list a variant, from one mixed batch.
+
+    They are those of `answers` for each variant alone. ``grown`` is told the answers so far, token by token;
+    the end comes at the next token when ``stop`` is set. The caller holds the model.
+    """
+    _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
+    noise = _Noise(temperature, [_mixed(seed, place) for place in range(len(items))] * mixed.count)
+    with mixed.batch(loaded, family, items) as batch:
+
+        def texts(ids: Tensor) -> list[list[str]]:
+            said = family.decode(loaded.processor, batch, ids)
+            return [said[at : at + len(items)] for at in range(0, len(said), len(items))]
+
+        growing = _Growing(texts, grown) if grown else None
+        return texts(_generate(loaded, batch, max_new_tokens, noise, _Halt(stop), growing))
 
 
 def stream(
@@ -284,6 +314,26 @@ class _Halt(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Return [B] of the same answer for every row."""
         return torch.full((input_ids.shape[0],), self.asked, dtype=torch.bool, device=input_ids.device)
+
+
+class _Growing(BaseStreamer):  # type: ignore[misc]
+    """Tells the answers so far, each time all rows have one more token."""
+
+    def __init__(self, texts: Callable[[Tensor], Any], grown: Callable[[Any], None]) -> None:
+        self._texts, self._grown = texts, grown
+        self._ids: Tensor | None = None
+
+    def put(self, value: Tensor) -> None:
+        """Add the prompts' ids [B, L], and then each new token's [B]."""
+        fresh = value.cpu() if value.dim() > 1 else value.cpu().unsqueeze(1)
+        if self._ids is None:
+            self._ids = fresh
+            return
+        self._ids = torch.cat([self._ids, fresh], dim=1)
+        self._grown(self._texts(self._ids))
+
+    def end(self) -> None:
+        """Do nothing; the last answers were told."""
 
 
 class _Tokens(BaseStreamer):  # type: ignore[misc]

@@ -1,0 +1,158 @@
+"""Several variants of one base in one batch: what they share is computed once, what differs is added by row.
+
+The rows of a mixed batch stand variant after variant. Every linear module multiplies them by the base's
+weight at once; then each variant's rows get their own ``b @ a``, in two batched products for all variants.
+What a media tower makes of a question is computed once for all variants that leave the tower as it is.
+
+    mixed = Mixed(model, [words.modules, {}, eyes.modules])   # the second is the base itself
+    with mixed.batch(loaded, family, items) as batch:         # 3 x len(items) rows
+        ids = model.generate(**batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.adapter_format import Adapter, Factors
+from studio.errors import TriptychError
+from studio.types import Batch, Family, Feature, Loaded
+
+#: A variant's factors by the path of the module that they belong to; none is the base itself.
+Modules = Mapping[str, Factors]
+
+
+def refusal(adapter: Adapter) -> str:
+    """Return why an adapter cannot be mixed with others, as a clause, or the empty string."""
+    if adapter.values:
+        return f"it stores '{adapter.values[0]}' whole"
+    for name in adapter.names():
+        if adapter.is_dora(name):
+            return f"'{name}' is DoRA, whose delta depends on the base's weight"
+        if adapter.kind(name) != "linear":
+            return f"'{name}' is no linear module ({adapter.kind(name)})"
+        if adapter.has_bias(name):
+            return f"'{name}' has a bias of its own"
+    return ""
+
+
+class NotMixed(TriptychError):
+    """Variants cannot share a batch: a module sees rows that are not those of all variants in order."""
+
+
+class Mixed:
+    """The factors of several variants, stacked by module."""
+
+    def __init__(self, model: Any, variants: Sequence[Modules]) -> None:
+        """Stack the variants' factors in the model's type, on its device, ranks filled up with zeros."""
+        self.model, self.count = model, len(variants)
+        self._touched = [frozenset(modules) for modules in variants]
+        self._stacks: dict[str, tuple[Any, Tensor, Tensor]] = {}
+        for path in dict.fromkeys(path for modules in variants for path in modules):
+            module = model.get_submodule(path)
+            module = getattr(module, "base_layer", module)
+            own = [modules.get(path) for modules in variants]
+            rank = max(factors.rank for factors in own if factors is not None)
+            rows, columns = next(factors.shape for factors in own if factors is not None)
+            a = module.weight.new_zeros(self.count, columns, rank)
+            b = module.weight.new_zeros(self.count, rank, rows)
+            for at, factors in enumerate(own):
+                if factors is not None:
+                    a[at, :, : factors.rank] = factors.a.T.to(a)
+                    b[at, : factors.rank] = factors.b.T.to(b)
+            self._stacks[path] = module, a, b
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the stacked factors take."""
+        return sum(a.nbytes + b.nbytes for _, a, b in self._stacks.values())
+
+    @contextmanager
+    def on(self, variants: Sequence[int] | None = None) -> Iterator[None]:
+        """Let the model's rows be those of all variants in order, or of the chosen ones, for the block."""
+        chosen = list(range(self.count)) if variants is None else list(variants)
+        with ExitStack() as stack:
+            for path, (module, a, b) in self._stacks.items():
+                if any(path in self._touched[at] for at in chosen):
+                    each = (a, b) if variants is None else (a[chosen], b[chosen])
+                    stack.callback(module.register_forward_hook(_adding(path, *each)).remove)
+            yield
+
+    @contextmanager
+    def batch(self, loaded: Loaded, family: Family, items: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield the prompts of ``items`` for all variants, variant after variant, padded on the left.
+
+        Inside the block the model answers each row as its variant; the media's features are computed on
+        entry where the family says how, and given at the model's first step.
+        """
+        model = self.model
+        batch = family.collate(loaded.processor, list(items) * self.count, "left")
+        kept: list[tuple[Feature, list[Tensor]]] = []
+        if not getattr(model.config, "is_encoder_decoder", False):
+            for feature in family.features.values():
+                if feature.takes[0] not in batch or feature.refuse(model.config):
+                    continue
+                kept.append((feature, self._features(loaded, family, items, feature)))
+                for key in feature.takes:
+                    batch.pop(key, None)
+        pending = bool(kept)
+
+        def give(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+            nonlocal pending
+            if not pending:
+                return None
+            pending = False
+            rest = dict(kwargs)
+            for feature, features in kept:
+                for name, value in feature.give(model, rest, features, True).items():
+                    rest[name] = {**rest.get(name, {}), **value} if isinstance(value, dict) else value
+            return args, rest
+
+        hook = model.register_forward_pre_hook(give, with_kwargs=True)
+        try:
+            with self.on():
+                yield batch
+        finally:
+            hook.remove()
+
+    def _features(
+        self, loaded: Loaded, family: Family, items: Sequence[Batch], feature: Feature
+    ) -> list[Tensor]:
+        """Return the features of all variants' media: those that leave the tower alone share theirs."""
+        touching = [
+            at for at in range(self.count) if any(_under(p, feature.parts) for p in self._touched[at])
+        ]
+        resting = [at for at in range(self.count) if at not in touching]
+        towers = [*resting[:1], *touching]
+        batch = family.collate(loaded.processor, list(items) * len(towers), "left")
+        inputs = {
+            key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+            for key, value in batch.items()
+            if key in (*feature.takes, *feature.reads)
+        }
+        with self.on(towers), torch.inference_mode():
+            made = feature.compute(self.model, inputs, True)
+        place = [towers.index(at if at in touching else resting[0]) for at in range(self.count)]
+        pieces = [each.chunk(len(towers)) for each in made]
+        return [torch.cat([piece[at] for at in place]) for piece in pieces]
+
+
+def _adding(path: str, a: Tensor, b: Tensor) -> Any:
+    """Return a hook that adds each variant's ``x @ a @ b`` to its rows of a linear module's output."""
+
+    def hook(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if output.numel() // b.shape[2] % len(a):
+            raise NotMixed(f"'{path}' is given its inputs one by one, not those of all variants together")
+        x = args[0].reshape(len(a), -1, a.shape[1]).to(a.dtype)
+        y = output.reshape(len(a), -1, b.shape[2])
+        return torch.baddbmm(y, torch.bmm(x, a), b).view_as(output)
+
+    return hook
+
+
+def _under(path: str, parts: Sequence[str]) -> bool:
+    return any(path == part or path.startswith(part + ".") for part in parts)
