@@ -1,19 +1,30 @@
 """The user's cache: values by key that a later run may find, and may live without.
 
-One SQLite file in ``TRIPTYCH_CACHE``, else ``$XDG_CACHE_HOME/triptych``, else ``~/.cache/triptych``. A cache
-that cannot be opened, is damaged or busy costs time, never an answer.
+One SQLite file, and folders of larger things, in ``TRIPTYCH_CACHE``, else ``$XDG_CACHE_HOME/triptych``, else
+``~/.cache/triptych``. A cache that cannot be opened, is damaged or busy costs time, never an answer. Those
+files take at most ``TRIPTYCH_CACHE_GB`` (50), and never more than the disk can spare: what was used least
+lately goes.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from studio.errors import ConfigError
+
 _AT_ONCE = 500
 _TOO_LARGE = 1 << 30
+#: Gigabytes that the files may take, if the environment says nothing else.
+_GIGABYTES = 50.0
+#: Seconds after its last use for which a file is safe: some run may be about to map it.
+_IN_USE = 3600.0
 
 
 class Kept:
@@ -65,3 +76,48 @@ def cache_folder() -> Path:
     if own := os.environ.get("TRIPTYCH_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
+
+
+def room(folder: Path) -> int:
+    """Return how many bytes the files under ``folder`` may take: the limit, and most of what is free now.
+
+    Raises:
+        ConfigError: if TRIPTYCH_CACHE_GB is no number.
+    """
+    asked = os.environ.get("TRIPTYCH_CACHE_GB") or str(_GIGABYTES)
+    try:
+        limit = float(asked) * 1e9
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise ConfigError(f"TRIPTYCH_CACHE_GB must be a number of gigabytes from 0 on, not '{asked}'")
+    folder.mkdir(parents=True, exist_ok=True)
+    held = sum(size for _, size, _ in _files(folder))
+    return int(min(limit, held + 0.8 * shutil.disk_usage(folder).free))
+
+
+def evict(folder: Path, most: int) -> None:
+    """Remove files under ``folder``, those used least lately first, until they take at most ``most`` bytes.
+
+    Files used within the last hour stay. A file counts as used when it was last modified or touched; one that
+    is removed while a process has it mapped stays readable to it.
+    """
+    files = sorted(_files(folder))
+    held = sum(size for _, size, _ in files)
+    for used, size, file in files:
+        if held <= most or time.time() - used < _IN_USE:
+            break
+        with suppress(OSError):
+            file.unlink()
+        held -= size
+
+
+def _files(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return time of last use, size and path of every file."""
+    found = []
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            if file.is_file():
+                stat = file.stat()
+                found.append((stat.st_mtime, stat.st_size, file))
+    return found

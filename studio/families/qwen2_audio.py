@@ -156,7 +156,8 @@ FAMILY = Family(
     media_tokens=media_tokens,
     features={
         "audio": Feature(
-            takes=_KEYS,
+            takes=("input_features",),
+            reads=("feature_attention_mask",),
             parts=("model.audio_tower", "model.multi_modal_projector"),
             projectors=("model.multi_modal_projector",),
             compute=_compute,
