@@ -51,7 +51,7 @@ _EMBEDDINGS = re.compile(
 _NORMS = re.compile(r".*norm.*|(ln|bn)(_\w+|\d+)?")
 _HEAD = re.compile(r"lm_head|proj_out|embed_out|codec_head|output_head")
 _STACKS = ("layers", "blocks", "layer", "block", "h", "resblocks")
-_LEAVES = ("weight", "bias")
+_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _SELECTOR = re.compile(
     rf"(?P<tower>{'|'.join(TOWERS)})"
     r"(\.(?P<part>embeddings|norms|head|layers(\.(?P<first>\d+)(-(?P<last>\d+))?)?))?"

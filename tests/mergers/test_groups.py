@@ -90,8 +90,6 @@ def test_every_tensor_finds_its_group(name: str, base_of: Base) -> None:
     assert {layer for tower, layer in whole if tower == "llm"} == {0, 1}
     assert {p.tower for p in places.values()} >= {"llm"}
     for tensor, place in places.items():
-        if tensor.endswith("num_batches_tracked"):  # a count
-            continue
         assert (place.kind == "norms") == ("norm" in tensor.split(".")[-2] or ".ln_" in tensor), tensor
 
 
