@@ -12,8 +12,9 @@ by a function under `functools.cache` that takes a path. What is kept for later 
 not by the workers.
 
 Work begins in this process; workers are started when what is left would take it longer than starting them, so
-small sets never wait for one. Each computes with one thread, as this process does meanwhile. A worker that is
-killed costs its shard's time: the shard is done again, three times at most.
+small sets never wait for one: a moment where they can be copies of this process, seconds where they must
+import first. Each computes with one thread, as this process does meanwhile. A worker that is killed costs its
+shard's time: the shard is done again, three times at most.
 
 ``TRIPTYCH_ENGINE`` (local or ray) and ``TRIPTYCH_WORKERS`` (0: as many as there are processors; 1: only this
 process) choose for a whole command, as ``--engine`` and ``--workers`` do. Ray is told where its cluster is by
@@ -42,6 +43,8 @@ Name = Literal["local", "ray"]
 TRIES = 3
 #: Seconds of work that must be left for workers to be worth starting: they import what this process has.
 WORTH = 15.0
+#: The same where workers are copies of this process.
+WORTH_COPIES = 1.0
 #: Shards handed out beyond the one that is waited for, for each worker: what is done early waits in memory.
 AHEAD = 4
 
@@ -98,6 +101,9 @@ def each_shard(
     workers = min(chosen.workers or processors(), len(shards))
     at = 0
     # Asked for by number, workers start at once; else it must be worth their while.
+    from studio.shardwork_local import copyable, each_local
+
+    worth = min(worth, WORTH_COPIES) if copyable() else worth
     took = worth if chosen.workers > 1 else 0.0
     alone = workers < 2 or multiprocessing.current_process().daemon
     while at < len(shards) and (alone or took * (len(shards) - at) < worth):
@@ -107,8 +113,6 @@ def each_shard(
         yield result_of(outcome)
         at += 1
     if at < len(shards):
-        from studio.shardwork_local import each_local
-
         yield from map(result_of, each_local(work, shards[at:], workers))
 
 

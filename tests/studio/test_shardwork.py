@@ -13,6 +13,7 @@ import pytest
 
 from studio.errors import ConfigError, DataError, TriptychError, UnknownName
 from studio.shardwork import TRIES, Engine, cut, each_shard, engine
+from studio.shardwork_local import each_local
 
 ONE, TWO = Engine(workers=1), Engine(workers=2)
 NO_RAY = importlib.util.find_spec("ray") is None
@@ -64,9 +65,72 @@ def test_work_that_is_asked_of_workers_is_done_by_them_all_and_small_work_stays_
     here = os.getpid()
     assert set(each_shard(where, cut(range(8), 1), chosen=ONE)) == {here}
     assert set(each_shard(where, cut(range(8), 1))) == {here}
-    crew = set(each_shard(where, cut(range(30), 1), chosen=TWO))
+    crew = {one.result for one in each_local(where, cut(range(30), 1), 2, copies=True)}
     assert len(crew) == 2
     assert here not in crew
+
+
+def test_this_process_works_while_workers_start_afresh() -> None:
+    crew = [one.result for one in each_local(where, cut(range(60), 1), 2, copies=False)]
+    assert crew[0] == os.getpid()
+    assert len(set(crew)) == 3
+    assert crew[-1] != os.getpid()
+
+
+def product(rows: list[int]) -> bytes:
+    import torch
+
+    one = torch.arange(512 * 512, dtype=torch.float32).view(512, 512) + rows[0]
+    return bytes((one @ one).numpy()) + os.environ["OMP_NUM_THREADS"].encode()
+
+
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "afresh"])
+def test_workers_compute_the_same_bits_after_this_process_has_used_several_threads(copies: bool) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.randn(1024, 1024) @ torch.randn(1024, 1024)
+        found = [one.result for one in each_local(product, cut(range(6), 1), 2, copies=copies)]
+        torch.set_num_threads(1)
+        assert [one[: 4 << 18] for one in found] == [product(one)[: 4 << 18] for one in cut(range(6), 1)]
+        assert {one[4 << 18 :] for one in found if len(one) == (4 << 18) + 1} == {b"1"}
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "afresh"])
+def test_a_killed_worker_of_either_kind_loses_nothing(tmp_path: Path, copies: bool) -> None:
+    shards = cut(range(40), 2)
+    work = partial(killed_elsewhere, here=os.getpid(), folder=tmp_path)
+    found = [one.result for one in each_local(work, shards, 2, copies=copies)]
+    assert found == shards
+    assert list(tmp_path.iterdir())
+
+
+def killed_elsewhere(rows: list[int], here: int, folder: Path) -> list[int]:
+    """End the first worker that gets a row divisible by 8, once for each such row."""
+    time.sleep(0.05)
+    mark = folder / str(rows[0])
+    if os.getpid() != here and rows[0] % 8 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows
+
+
+def test_a_process_that_runs_other_threads_is_not_copied() -> None:
+    code = (
+        "import sys, threading; sys.path.insert(0, sys.argv[1])\n"
+        "from studio.shardwork_local import copyable\n"
+        "first = copyable()\n"
+        "stop = threading.Event(); other = threading.Thread(target=stop.wait); other.start()\n"
+        "second = copyable(); stop.set(); other.join()\n"
+        "print(first, second, copyable())"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(sys.platform == "linux"), "False", str(sys.platform == "linux")]
 
 
 def test_large_work_is_handed_to_workers_when_it_shows_that_it_is_large() -> None:
@@ -105,29 +169,32 @@ def test_a_users_mistake_is_raised_as_its_own_kind_when_the_turn_of_its_shard_ha
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     shards = cut(range(12), 2)
-    found = list(each_shard(partial(killed, folder=tmp_path, times=TRIES - 1), shards, chosen=TWO))
-    assert found == shards
+    work = each_local(partial(killed, folder=tmp_path, times=TRIES - 1), shards, 2, copies=True)
+    assert [one.result for one in work] == shards
     assert len(list(tmp_path.iterdir())) == TRIES - 1
 
 
 def test_work_that_always_kills_its_worker_is_given_up_with_a_sentence(tmp_path: Path) -> None:
-    work = each_shard(partial(killed, folder=tmp_path, times=9), cut(range(12), 2), chosen=TWO)
+    work = each_local(partial(killed, folder=tmp_path, times=9), cut(range(12), 2), 2, copies=True)
     with pytest.raises(TriptychError, match=r"ended 3 times over part 2 of 6 .* by SIGKILL; memory may"):
         list(work)
     assert len(list(tmp_path.iterdir())) == TRIES
 
 
-def test_workers_end_with_the_one_who_asked_even_if_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["copies", "afresh"])
+def test_workers_end_with_the_one_who_asked_even_if_that_is_killed(how: str) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from tests.studio.test_shardwork import TWO, cut, each_shard, where\n"
-        "work = each_shard(where, cut(range(50), 1), chosen=TWO)\n"
-        "print(next(work), next(work), flush=True)\n"
+        "from tests.studio.test_shardwork import cut, each_local, where\n"
+        "work = each_local(where, cut(range(50), 1), 2, copies=sys.argv[2] == 'copies')\n"
+        "done = {next(work).result for _ in range(40)} - {os.getpid()}\n"
+        "print(*done, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code, root], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, root, how], cwd=root, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout.split()
     for worker in map(int, done.stdout.split()):
         waited = time.monotonic() + 10
         while _runs(worker) and time.monotonic() < waited:
