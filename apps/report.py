@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
-import mimetypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from studio.files import atomic_write
 from studio.heatmap import page
-from studio.types import Image, Sample, Sound, Text
+from studio.sample_card import STYLE as CARD_STYLE
+from studio.sample_card import card
+from studio.types import Sample
 
 SHOWN = 3  # samples a domain
 
@@ -21,13 +21,6 @@ h2{margin-bottom:.8rem}table{border-spacing:4px;width:100%}th{font-weight:600;te
 th.col{text-align:center}
 td.cell{text-align:center;border-radius:8px;padding:.55rem .4rem;color:#0d1b12;min-width:6.2rem}
 td.cell b{display:block;font-size:1.1rem}td.cell small{color:#0d1b12aa}
-.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1rem;margin:.8rem 0;
-display:grid;grid-template-columns:minmax(9rem,13rem) 1fr;gap:1.2rem}
-@media(max-width:40rem){.card{grid-template-columns:1fr}}
-.card img{width:100%;max-width:13rem;border-radius:8px;image-rendering:pixelated}.card audio{width:100%}
-.answers{display:grid;grid-template-columns:max-content 1fr;gap:.15rem .9rem;margin:.6rem 0 0}
-.answers dt{color:var(--soft)}.answers dd{margin:0}.right::before{content:"\\2713 ";color:#1a9850}
-.wrong::before{content:"\\2717 ";color:#d73027}
 """
 
 
@@ -64,7 +57,7 @@ def write_report(
     for domain, samples in data.items():
         parts.append(f"<h2>{html.escape(domain)}</h2>")
         parts += [card(sample, answers.get(sample.where, {})) for sample in samples[:SHOWN]]
-    return atomic_write(out / "report.html", page("Triptych report", parts, _STYLE))
+    return atomic_write(out / "report.html", page("Triptych report", parts, _STYLE + CARD_STYLE))
 
 
 def earlier(file: Path, matrix: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -96,29 +89,3 @@ def heat_map(matrix: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
     table = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table>{table}</table></div>'
-
-
-def card(sample: Sample, answers: Mapping[str, tuple[str, float]]) -> str:
-    """Return one sample with its media, its reference and every variant's answer."""
-    media, asked = [], []
-    for turn in sample.prompt:
-        for part in turn.parts:
-            if isinstance(part, Text):
-                asked.append(html.escape(part.text))
-            elif isinstance(part, Image):
-                media.append(f'<img alt="the picture of this question" src="{_inline(part.path)}">')
-            elif isinstance(part, Sound):
-                media.append(f'<audio controls src="{_inline(part.path)}"></audio>')
-    if "said" in sample.groups:
-        asked.append(f"<small>said: {html.escape(sample.groups['said'])}</small>")
-    lines = [f"<dt>reference</dt><dd>{html.escape(sample.answer)}</dd>"]
-    for name, (answer, score) in answers.items():
-        mark = "right" if score == 1 else "wrong"
-        lines.append(f'<dt>{html.escape(name)}</dt><dd class="{mark}">{html.escape(answer) or "&nbsp;"}</dd>')
-    body = f'<div>{" ".join(asked)}<dl class="answers">{"".join(lines)}</dl></div>'
-    return f'<div class="card"><div>{"".join(media)}</div>{body}</div>'
-
-
-def _inline(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
