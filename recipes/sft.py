@@ -40,6 +40,7 @@ from studio.training.evaluation import evaluation_loss
 from studio.training.interrupt import Interrupt
 from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
+from studio.training.prefetch import Prefetch
 from studio.training.processes import join
 from studio.training.result import card, keep
 from studio.training.save import Progress, load_average, load_state, read_progress, save_state
@@ -54,6 +55,7 @@ from studio.training.settings import (
     check_settings,
     not_negative,
 )
+from studio.training.skipping import skip_towers
 from studio.training.step import Steps
 from studio.training.threads import set_threads
 from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
@@ -128,7 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
-APART = ("output", "save_every", "tracker", "resume", "speed.strategy")
+APART = ("output", "save_every", "tracker", "resume", "speed")
 #: Several processes may work on one run.
 PARALLEL = True
 
@@ -204,6 +206,14 @@ def run(config: Config, log: Log) -> Run:
         processes.place(loaded.model), family, rules,
         method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
     )  # fmt: skip
+    # Frozen towers: computed once for each medium, unless it is another one in every epoch.
+    changes = any(step.takes != "text" for step in steps)
+    towers = None
+    if config.speed.tower_cache:
+        datasets = [eval_set] if changes else [data, eval_set]
+        towers = skip_towers(plain, gauge, datasets, collate, log, processes, dtype=dtype)
+    if towers:
+        collate = towers.collate(collate)
     processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in learning)
@@ -220,7 +230,8 @@ def run(config: Config, log: Log) -> Run:
     if average and progress.step:
         load_average(output / "last", average)
     step_of = Steps(
-        model=model, token_loss=token_loss, collate=collate, micro_batch=config.batch_size,
+        model=model, token_loss=token_loss, micro_batch=config.batch_size,
+        feed=Prefetch(collate, on=config.speed.prefetch, device=accelerator.device),
         processes=processes,
     )  # fmt: skip
     record = dataclasses.replace(
@@ -242,11 +253,14 @@ def run(config: Config, log: Log) -> Run:
     metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=step_of.waiting)
     batches: list[list[int]] = []
     train_mode(plain)
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, step_of.feed:
         for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:
                 data = epochs.of(step // per_epoch)
                 batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
+                if towers:
+                    towers.attach(data)
+                step_of.begin(data, batches[step % per_epoch :])
                 if steps:
                     log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]

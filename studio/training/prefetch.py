@@ -40,6 +40,14 @@ class Prefetch:
         self._made: queue.Queue[tuple[Rows, Batch | BaseException] | None] | None = None
         self._stop = threading.Event()
 
+    def __enter__(self) -> Prefetch:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the thread end."""
+        self.close()
+
     def begin(self, data: Encoded, rows: Iterable[Rows]) -> None:
         """Begin to make the batches of ``rows`` of ``data``, which will be asked for in this order."""
         self.close()

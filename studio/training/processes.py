@@ -85,6 +85,11 @@ class Processes:
         """
         return nullcontext() if self.strategy == "fsdp" else self.accelerator.no_sync(model)
 
+    def agree(self, yes: bool) -> bool:
+        """Return whether all processes say yes; every one of them must ask."""
+        said: Tensor = self.accelerator.reduce(torch.tensor(float(yes), device=self.accelerator.device))
+        return int(said) == self.world
+
     def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> Tensor:
         """Scale gradients down to a norm of ``limit`` (0: never), and return the norm [] that they had."""
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)

@@ -85,6 +85,10 @@ class Speed:
     strategy: Strategy = field(
         default="ddp", metadata={"help": "how processes share a model: each has it whole, or a part (fsdp)"}
     )
+    tower_cache: bool = field(
+        default=True, metadata={"help": "frozen towers once per medium, their features kept in the cache"}
+    )
+    prefetch: bool = field(default=True, metadata={"help": "make the next batches while the device computes"})
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
