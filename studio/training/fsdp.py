@@ -90,12 +90,11 @@ def whole_parameters(model: nn.Module, *, keeps: bool, learning: bool) -> Iterat
         for name, parameter in module._parameters.items()
         if parameter is not None and is_cut(parameter) and (parameter.requires_grad or not learning)
     ]
-    found: dict[int, nn.Parameter] = {}  # a tied parameter stays one
-    for _, _, parameter in places:
-        if id(parameter) not in found:
-            tensor = whole(parameter)
-            if keeps:
-                found[id(parameter)] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    found: dict[int, nn.Parameter] = {}
+    for parameter in {id(parameter): parameter for _, _, parameter in places}.values():  # tied ones once
+        tensor = whole(parameter)
+        if keeps:
+            found[id(parameter)] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
     try:
         if keeps:
             for module, name, parameter in places:
