@@ -25,6 +25,7 @@ COMMANDS = (
     "check",
     "preview",
     "run",
+    "report",
     "convert",
     "card",
     "merge",

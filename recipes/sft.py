@@ -2,7 +2,8 @@
 
     triptych run sft model=nano-omni data=handwriting output=runs/handwriting max_steps=200
 
-The folder `output` gets run.json, metrics.jsonl, adapter/ (or model/), last/ (to go on from) and a card.
+The folder `output` gets run.json, metrics.jsonl, adapter/ (or model/), last/ (to go on from), a card and
+report.html with the curves and whether it over- or underfits.
 Several processes: `--nproc N`; on several machines `torchrun ... --no-python triptych run sft ...`.
 """
 
@@ -31,7 +32,9 @@ from studio.data.lengths import rules as length_rules
 from studio.data.provenance import provenance
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
+from studio.run_report import PAGE, speed_line, speeds, write_run_report
 from studio.runs import begin_run, find_same, new_record, write_run
+from studio.training.answering import answer_at_the_end
 from studio.training.batches import epoch_batches, steps_per_epoch
 from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
@@ -59,8 +62,8 @@ from studio.training.skipping import skip_towers
 from studio.training.step import Steps
 from studio.training.threads import set_threads
 from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
-from studio.training.tracking import Metrics
-from studio.types import Run
+from studio.training.tracking import Metrics, read_metrics
+from studio.types import Loaded, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
-APART = ("output", "save_every", "tracker", "resume", "speed")
+APART = ("output", "save_every", "tracker", "resume", "speed", "evaluate.answers")
 #: Several processes may work on one run.
 PARALLEL = True
 
@@ -311,13 +314,21 @@ def run(config: Config, log: Log) -> Run:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
-    if not held_out:
-        with average.in_place() if average else nullcontext():
+    token_loss.close()
+    with average.in_place() if average else nullcontext():
+        if not held_out:
             keep(plain, loaded, family, output, record, progress.step, processes)
+        elif world == 1 and config.evaluate.answers:
+            answer_at_the_end(
+                Loaded(plain, loaded.processor), family, held_out, config.evaluate.answers, output, log,
+                last_is_kept=progress.best_step == progress.step,
+            )  # fmt: skip
     if main:
         card(plain, family, output, record)
         shutil.rmtree(shards, ignore_errors=True)
         write_run(output, record)
+        verdict = write_run_report(output, held_out)
+        log.say(f"{verdict.sentence} See {output / PAGE}; trained {speed_line(speeds(read_metrics(output)))}")
     accelerator.end_training()
     return Run(folder=output, metrics=figures)
 

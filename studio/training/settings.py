@@ -72,10 +72,11 @@ class Evaluate:
 
     every: int = field(default=0, metadata={"help": "steps between evaluations; 0: once an epoch"})
     patience: int = field(default=0, metadata={"help": "evaluations in a row without a better one; 0: any"})
+    answers: int = field(default=4, metadata={"help": "held-out rows to answer at the end, for the report"})
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
-        yield from not_negative(self, "every", "patience")
+        yield from not_negative(self, "every", "patience", "answers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 Kind = Literal["unclear", "unstable", "underfits", "overfits", "fits"]
 Points = Sequence[tuple[float, float]]
 
-STEPS, CHANGE, SLIGHT, LEARNED = 8, 0.05, 0.02, 0.1
+STEPS, CHANGE, SLIGHT, LEARNED = 8, 0.05, 0.005, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

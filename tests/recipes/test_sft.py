@@ -86,6 +86,7 @@ def test_a_run_leaves_a_folder_that_says_what_was_done(settings: dict[str, Any],
     folder = done.folder
     assert {entry.name for entry in folder.iterdir()} == {
         "run.json", "metrics.jsonl", "README.md", "adapter", "last",
+        "report.html", "report.json", "curves.png", "answers.jsonl",
     }  # fmt: skip
     record = read_run(folder)
     assert record is not None
