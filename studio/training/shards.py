@@ -101,26 +101,24 @@ class ShardWriter:
         self._about["learned"].append(int((item["labels"] != -100).sum()))
         self._about["keys"].append(list(item))
         self._about["rows"].append(row)
-        self._about["digests"].append({key: digest(value) for key, value in item.items() if key not in TEXT})
+        digests: dict[str, str] = {}
         for key, value in item.items():
             name = f"{at}/{key}"
-            if value.dtype == torch.float32 and value.numel() >= _LEAST:
-                value = self._short(name, key, value)
-            self._tensors[name] = value.contiguous()
+            short = value.dtype == torch.float32 and value.numel() >= _LEAST
+            colours = _two_frames(value) if short else 0
+            once = value.reshape(len(value), colours, 2, -1)[:, :, 0] if colours else value
+            once = once.contiguous()
+            if key not in TEXT:
+                digests[key] = digest(once)
+            self._tensors[name] = self._coded(name, key, value, once, colours) if short else once
+        self._about["digests"].append(digests)
 
-    def _short(self, name: str, key: str, value: Tensor) -> Tensor:
-        colours = _two_frames(value)
-        once = (
-            value.reshape(len(value), colours, 2, -1)[:, :, 0].contiguous() if colours else value.contiguous()
-        )
+    def _coded(self, name: str, key: str, value: Tensor, once: Tensor, colours: int) -> Tensor:
+        """Return codes for the values of ``once``, a frame of ``value``, or it as it is; note how."""
         codes = self._codes.setdefault(key, Codes()).of(once.numpy().reshape(-1).view(np.uint32))
-        if codes is None and not colours:
-            return value
-        self._about["short"][name] = {
-            "shape": list(value.shape),
-            "frames": colours,
-            "coded": codes is not None,
-        }
+        if codes is not None or colours:
+            how = {"shape": list(value.shape), "frames": colours, "coded": codes is not None}
+            self._about["short"][name] = how
         return once if codes is None else torch.from_numpy(codes)
 
     def write(self, path: Path, fitted: Mapping[str, int]) -> None:
@@ -185,10 +183,10 @@ def write_tensors(path: Path, named: Mapping[str, Tensor], about: Mapping[str, s
 
 
 def digest(value: Tensor) -> str:
-    """Return a hash over a tensor's type, shape and bytes."""
-    found = hashlib.blake2b(f"{value.dtype} {list(value.shape)} ".encode(), digest_size=16)
+    """Return a hash over a tensor's type, shape and bytes; processors have instructions for SHA-256."""
+    found = hashlib.sha256(f"{value.dtype} {list(value.shape)} ".encode())
     found.update(as_bytes(value.contiguous()))
-    return found.hexdigest()
+    return found.hexdigest()[:32]
 
 
 def tokens(item: Batch) -> int:
