@@ -240,7 +240,10 @@ class Adapter:
     def _check_config(self) -> None:
         kind = self.config.get("peft_type")
         if kind != "LORA":
-            raise CheckpointError(f"{self.folder} is an adapter of type {kind}; only LORA is understood")
+            raise CheckpointError(
+                f"{self.folder} is an adapter of type {kind}, and only LORA is a low-rank delta that can be "
+                "read and merged; use it beside its base, as MODEL+ADAPTER"
+            )
         for key in REFUSED:
             if self.config.get(key):
                 raise CheckpointError(

@@ -204,12 +204,20 @@ def load_adapter(
             )
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{note.folder} does not fit the model: {str(error).splitlines()[0]}") from None
-    stray = [*result.unexpected_keys, *result.missing_keys]
+    stray = [*result.unexpected_keys, *_apart(model, result.missing_keys)]
     if stray:
         raise CheckpointError(
             f"{note.folder} does not fit the model: {len(stray)} keys found no match, first '{stray[0]}'"
         )
     return model
+
+
+def _apart(model: Any, missing: Iterable[str]) -> list[str]:
+    """Return the missing names of tensors that no loaded name shares, as a bank of all layers is shared."""
+    gone = set(missing)
+    every = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    there = {key for name, key in every.items() if name not in gone}
+    return [name for name in gone if every.get(name) not in there]
 
 
 def _whole(model: Any, adapter_name: str) -> dict[str, Any]:

@@ -129,8 +129,8 @@ REFUSED: Mapping[str, str] = {
     "xlora": "it mixes adapters that exist already; merge them instead",
     **dict.fromkeys(
         ("prefix_tuning", "prompt_tuning", "p_tuning"),
-        "places before the media shift their positions (M-RoPE) and are not what generation then reads: "
-        "PEFT's are wrong without a word on these models; use ia3 or lora with a small r",
+        "PEFT's do without a word something else than the same tokens would where positions or types are "
+        "counted for media (M-RoPE), and generation does not see them; use ia3, or lora with a small r",
     ),
 }
 

@@ -162,7 +162,7 @@ def peft_quietly() -> Iterator[None]:
     log.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        warnings.filterwarnings("ignore", module=r"peft\..*")
+        warnings.filterwarnings("ignore", category=UserWarning)
         yield
 
 

@@ -1,7 +1,8 @@
-"""Variants of one base side by side: the base itself, adapters on it, and full models.
+"""Variants of one base side by side: the base itself, adapters on it, live merges, and full models.
 
     engine = Engine(base, {"base": None, "expert": adapter_folder, "merged": model_folder})
     engine.answer("expert", sample)
+    engine.together(["base", "expert"], samples)      # one batch for both, where that is exact
 
 Adapters share the base's weights in memory, and one lock per model stands between choosing an adapter and
 generating with it: two threads on an unguarded model answer with the wrong adapter more often than not.
@@ -10,35 +11,29 @@ Full models are loaded when they are asked for, and the least recently used one 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from studio import generate
-from studio.adapters import CONFIG_FILE, WEIGHTS_FILE, is_adapter, load_adapter, read_adapter
+from studio.adapter_note import read_note
+from studio.adapters import CONFIG_FILE, WEIGHTS_FILE, is_adapter, read_adapter
 from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, UnknownName
 from studio.families import detect
 from studio.files import folder_hash, sha256_file
+from studio.log import Log
+from studio.mixed import Modules, NotMixed
 from studio.prompts import Prompts
-from studio.types import Family, Loaded, Sample
-
-_PROCESSOR_FILES = (
-    "*token*.json",
-    "*processor*.json",
-    "vocab*",
-    "merges*",
-    "*.jinja",
-    "generation_config.json",
-)
+from studio.resident import PROCESSOR_FILES, Live, Resident, Weights, why_apart
+from studio.types import Loaded, Sample
 
 
 class Engine:
@@ -65,16 +60,18 @@ class Engine:
         if max_models < 1:
             raise ConfigError(f"max_models is {max_models}; at least 1 is needed")
         self.base = Path(base)
-        self._variants = {name: Path(path) if path is not None else None for name, path in variants.items()}
+        self._variants: dict[str, Weights] = {
+            name: Path(path) if path is not None else None for name, path in variants.items()
+        }
         self._device = device
         self._dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         self._max_models = max_models
         self._prompts: dict[str, Prompts] = {}
         self._table = threading.Lock()
-        self._base = _Resident(self.base, self._device, self._dtype)
-        self._others: OrderedDict[Path, _Resident] = OrderedDict()
-        for name, path in self._variants.items():
-            self._check(name, path)
+        self._base = Resident(self.base, self._device, self._dtype)
+        self._others: OrderedDict[Path, Resident] = OrderedDict()
+        for name, path in variants.items():
+            self._check(name, Path(path) if path is not None else None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,18 +111,142 @@ class Engine:
             **settings,
         )
 
+    def together(
+        self, names: Sequence[str], samples: Sequence[Sample], *, log: Log | None = None, **settings: Any
+    ) -> dict[str, list[str]]:
+        """Return several variants' answers to many samples; the answers are those of `answers`.
+
+        Variants that `apart` has no word against answer in one batch of ``batch_size`` rows (16), which runs
+        the base, and towers that they leave alone, once for all of them; the others answer in turn.
+        """
+        samples = list(samples)
+        mixing = [name for name in dict.fromkeys(names) if not self.apart(name)]
+        found: dict[str, list[str]] = {}
+        if len(mixing) > 1 and samples:
+            try:
+                found = self._mixed(mixing, samples, log, **settings)
+            except NotMixed as reason:
+                if log is not None:
+                    log.say(f"{', '.join(mixing)} answer in turn, because {reason}")
+        for name in names:
+            if name not in found:
+                found[name] = self.answers(name, samples, log=log, **settings)
+        return {name: found[name] for name in names}
+
+    def stream_together(
+        self, names: Sequence[str], sample: Sample, *, stop: threading.Event | None = None, **settings: Any
+    ) -> Iterator[dict[str, str]]:
+        """Yield several variants' answers as they grow in one batch; each of them must not be `apart`.
+
+        The last ones are what `answers` returns. Closing the iterator ends the work at the next token.
+
+        Raises:
+            NotMixed: if the model turns out not to take them together; nothing was yielded then.
+        """
+        generate.check_settings(**settings)
+        weights = [self._weights(name) for name in names]
+        over = threading.Event()
+        halts = [over] if stop is None else [over, stop]
+        grown: SimpleQueue[list[list[str]] | BaseException | None] = SimpleQueue()
+        loaded = self._base.loaded()
+        items = [self._encode(self._base, loaded)(sample)]
+
+        def work() -> None:
+            try:
+                with self._base.mixing(weights) as (held, mixed):
+                    told = generate.together(
+                        held, self._base.family, items, mixed, stop=halts, grown=grown.put, **settings
+                    )
+                grown.put(told)
+            except BaseException as error:
+                grown.put(error)
+            grown.put(None)
+
+        worker = threading.Thread(target=work, name="stream", daemon=True)
+        worker.start()
+        try:
+            while (told := grown.get()) is not None:
+                if isinstance(told, BaseException):
+                    raise told
+                yield {name: texts[0] for name, texts in zip(names, told, strict=True)}
+        finally:
+            over.set()
+            worker.join()
+
+    def _mixed(
+        self,
+        names: Sequence[str],
+        samples: Sequence[Sample],
+        log: Log | None,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int = 48,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> dict[str, list[str]]:
+        """Answer in mixed batches of rows of like length."""
+        generate.check_settings(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
+        weights = [self._weights(name) for name in names]
+        loaded = self._base.loaded()
+        encode = self._encode(self._base, loaded)
+        found: dict[str, list[str]] = {name: [""] * len(samples) for name in names}
+        size = max(1, batch_size // len(names))
+        for window in generate.windows(samples, encode, size * 8):
+            for start in range(0, len(window), size):
+                places, items = zip(*window[start : start + size], strict=True)
+                with self._base.mixing(weights) as (held, mixed):
+                    told = generate.together(
+                        held, self._base.family, items, mixed, places=places, seed=seed,
+                        max_new_tokens=max_new_tokens, temperature=temperature,
+                    )  # fmt: skip
+                for name, texts in zip(names, told, strict=True):
+                    for place, text in zip(places, texts, strict=True):
+                        found[name][place] = text
+                if log is not None:
+                    log.advance(len(places) * len(names))
+        return found
+
+    def apart(self, name: str) -> str:
+        """Return why a variant cannot answer in one batch with others, as a clause, or the empty string."""
+        weights = self._weights(name)
+        if weights is None or isinstance(weights, Live):
+            return ""
+        return why_apart(weights) if is_adapter(weights) else "it is a model of its own"
+
+    def live(self, name: str, modules: Modules, digest: str = "") -> None:
+        """Let a variant be these factors, by module, from its next answer on; no file is written or read.
+
+        ``name`` is a new variant's, or that of a live one, whose factors are replaced. ``digest`` tells these
+        factors from others; by default it is a hash of their contents.
+
+        Raises:
+            ConfigError: if a variant of that name lives in a folder.
+        """
+        if name in self._variants and not isinstance(self._variants[name], Live):
+            raise ConfigError(f"the variant '{name}' is not a live one; choose another name")
+        digest = digest or _digest(modules)
+        self._variants = {**self._variants, name: Live(modules=dict(modules), digest=digest)}
+
+    def remove(self, name: str) -> None:
+        """Take a variant away; an answer in progress is still given."""
+        self._weights(name)
+        self._variants = {other: weights for other, weights in self._variants.items() if other != name}
+
     def fingerprint(self, name: str) -> str:
         """Return a sha256 over what decides a variant's answers: weights, processor and precision."""
-        path = self._path(name)
+        path = self._weights(name)
+        if isinstance(path, Live):
+            parts = [Checkpoint(self.base).fingerprint(), str(self._dtype), path.digest]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
         adapter = path if path is not None and is_adapter(path) else None
         model = self.base if path is None or adapter else path
         parts = [Checkpoint(model).fingerprint(), str(self._dtype)]
-        parts.append(folder_hash(model, ("config.json", *_PROCESSOR_FILES)))
+        parts.append(folder_hash(model, ("config.json", *PROCESSOR_FILES)))
         if adapter is not None:
             parts += [sha256_file(adapter / file) for file in (WEIGHTS_FILE, CONFIG_FILE)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _path(self, name: str) -> Path | None:
+    def _weights(self, name: str) -> Weights:
         if name not in self._variants:
             raise UnknownName("variant", name, self._variants)
         return self._variants[name]
@@ -136,7 +257,9 @@ class Engine:
         if not is_adapter(path):
             detect(path)
             return
-        adapter = read_adapter(path)
+        adapter = read_note(path)
+        if adapter.kind == "LORA":
+            read_adapter(path)
         own = Checkpoint(self.base).fingerprint()
         if adapter.base_fingerprint not in ("", own):
             raise CheckpointError(
@@ -144,14 +267,16 @@ class Engine:
                 f"({adapter.base_fingerprint[:12]}), not for {self.base} ({own[:12]})"
             )
 
-    def _resident(self, name: str) -> tuple[_Resident, Path | None]:
-        """Return the model that a variant lives on, and the variant's adapter on it."""
-        path = self._path(name)
-        alone = path is not None and is_adapter(path) and _changes_base(path)
+    def _resident(self, name: str) -> tuple[Resident, Weights]:
+        """Return the model that a variant lives on, and what it is there."""
+        path = self._weights(name)
+        if isinstance(path, Live):
+            return self._base, path
+        alone = path is not None and is_adapter(path) and read_note(path).apart
         if path is None or (is_adapter(path) and not alone):
             return self._base, path
         with self._table:
-            found = self._others.pop(path, None) or _Resident(
+            found = self._others.pop(path, None) or Resident(
                 self.base if alone else path, self._device, self._dtype
             )
             self._others[path] = found
@@ -161,7 +286,7 @@ class Engine:
             resident.unload()
         return found, path if alone else None
 
-    def _encode(self, resident: _Resident, loaded: Loaded) -> Prompts:
+    def _encode(self, resident: Resident, loaded: Loaded) -> Prompts:
         """Return the memory of encoded prompts, shared by models with the same processor."""
         with self._table:
             key = resident.processor_hash
@@ -170,67 +295,11 @@ class Engine:
             return self._prompts[key]
 
 
-class _Resident:
-    """One model in memory with the adapters on it, and the lock behind which it works."""
-
-    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
-        """Find the family of the model in ``folder``; load nothing."""
-        self.family: Family = detect(folder)
-        self.processor_hash = f"{self.family.name}:{folder_hash(folder, _PROCESSOR_FILES)}"
-        self._folder, self._device, self._dtype = folder, device, dtype
-        self._lock = threading.Lock()
-        self._loaded: Loaded | None = None
-        self._adapted: Any = None
-        self._slots: dict[Path, str] = {}
-
-    def loaded(self) -> Loaded:
-        """Return the model and its processor, loading them at first use."""
-        found = self._loaded
-        if found is None:
-            with self._lock:
-                found = self._load()
-        return found
-
-    @contextmanager
-    def using(self, adapter: Path | None) -> Iterator[Loaded]:
-        """Hold the model with one adapter switched on, or with none, for as long as the block lasts."""
-        with self._lock:
-            loaded = self._load()
-            if adapter is not None:
-                slot = self._slot(adapter)
-                self._adapted.set_adapter(slot, inference_mode=True)
-                self._adapted.base_model.enable_adapter_layers()
-            elif self._adapted is not None:
-                self._adapted.base_model.disable_adapter_layers()
-            yield loaded
-
-    def unload(self) -> None:
-        """Give the memory back, after the work in progress."""
-        with self._lock:
-            self._loaded, self._adapted, self._slots = None, None, {}
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _load(self) -> Loaded:
-        if self._loaded is None:
-            self._loaded = self.family.load(self._folder, dtype=self._dtype, device=self._device)
-        return self._loaded
-
-    def _slot(self, adapter: Path) -> str:
-        """Return the name under which an adapter hangs on the model, hanging it there at first use."""
-        if adapter not in self._slots:
-            name = f"variant{len(self._slots)}"
-            try:
-                model = self._adapted if self._adapted is not None else self._load().model
-                self._adapted = load_adapter(model, adapter, adapter_name=name)
-            except BaseException:  # a model with half an adapter on it is not used again
-                self._loaded, self._adapted, self._slots = None, None, {}
-                raise
-            self._slots[adapter] = name
-        return self._slots[adapter]
-
-
-def _changes_base(adapter: Path) -> bool:
-    """Return whether an adapter trains the base's own biases, which then cannot be shared with others."""
-    return str(read_adapter(adapter).config.get("bias", "none")) != "none"
+def _digest(modules: Modules) -> str:
+    """Return a sha256 over factors."""
+    digest = hashlib.sha256()
+    for path, factors in sorted(modules.items()):
+        digest.update(f"{path}:{tuple(factors.a.shape)}:{factors.shape}".encode())
+        for each in (factors.a, factors.b):
+            digest.update(each.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -149,7 +149,7 @@ def test_a_setting_that_factors_cannot_express_is_refused(tmp_path: Path) -> Non
     file = tmp_path / "adapter_config.json"
     config = json.loads(file.read_text())
     for change, why in [
-        ({"peft_type": "IA3"}, "only LORA"),
+        ({"peft_type": "IA3"}, "only LORA is a low-rank delta"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
