@@ -67,11 +67,11 @@ def answers(
 
     Raises `ConfigError` for settings out of range and `DataError` for a sample that cannot be encoded.
     """
-    _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
+    check_settings(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
     encode = partial(_prompt, loaded, family) if encode is None else encode
     hold: Within = within or (lambda: nullcontext(loaded))
     texts = [""] * len(samples)
-    for window in _windows(samples, encode, batch_size * _WINDOW):
+    for window in windows(samples, encode, batch_size * _WINDOW):
         for start in range(0, len(window), batch_size):
             places, items = zip(*window[start : start + batch_size], strict=True)
             batch = family.collate(loaded.processor, items, "left")
@@ -94,16 +94,18 @@ def together(
     max_new_tokens: int = 48,
     temperature: float = 0.0,
     seed: int = 0,
-    stop: threading.Event | None = None,
+    places: Sequence[int] | None = None,
+    stop: Sequence[threading.Event] = (),
     grown: Callable[[list[list[str]]], None] | None = None,
 ) -> list[list[str]]:
     """Return every variant's answers to encoded prompts, one list a variant, from one mixed batch.
 
-    They are those of `answers` for each variant alone. ``grown`` is told the answers so far, token by token;
-    the end comes at the next token when ``stop`` is set. The caller holds the model.
+    They are those of `answers` for each variant alone; ``places`` are the items' among its samples.
+    ``grown`` is told the answers so far, token by token; the end comes at the next token when one of ``stop``
+    is set. The caller holds the model.
     """
-    _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
-    noise = _Noise(temperature, [_mixed(seed, place) for place in range(len(items))] * mixed.count)
+    check_settings(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
+    noise = _Noise(temperature, [_mixed(seed, at) for at in places or range(len(items))] * mixed.count)
     with mixed.batch(loaded, family, items) as batch:
 
         def texts(ids: Tensor) -> list[list[str]]:
@@ -111,7 +113,7 @@ def together(
             return [said[at : at + len(items)] for at in range(0, len(said), len(items))]
 
         growing = _Growing(texts, grown) if grown else None
-        return texts(_generate(loaded, batch, max_new_tokens, noise, _Halt(stop), growing))
+        return texts(_generate(loaded, batch, max_new_tokens, noise, _Halt(*stop), growing))
 
 
 def stream(
@@ -134,7 +136,7 @@ def stream(
 
     Raises what `answers` raises, at the first text asked for.
     """
-    _check(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
+    check_settings(max_new_tokens=max_new_tokens, batch_size=1, temperature=temperature)
     encode = partial(_prompt, loaded, family) if encode is None else encode
     hold: Within = within or (lambda: nullcontext(loaded))
     begun, over = threading.Event(), threading.Event()
@@ -225,7 +227,7 @@ def _prompt(loaded: Loaded, family: Family, sample: Sample) -> Batch:
     return family.encode(loaded.processor, sample, False)
 
 
-def _windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[list[tuple[int, Batch]]]:
+def windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[list[tuple[int, Batch]]]:
     """Yield (place, encoded sample) in windows, longest first; the next is encoded while one is in use."""
 
     def window(start: int) -> list[tuple[int, Batch]]:
@@ -272,7 +274,10 @@ def _evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def _check(*, max_new_tokens: int, batch_size: int, temperature: float) -> None:
+def check_settings(
+    *, max_new_tokens: int = 48, batch_size: int = 16, temperature: float = 0.0, seed: int = 0
+) -> None:
+    """Raise `ConfigError` for settings out of range."""
     for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise ConfigError(f"{name} is {value}; at least {least} is needed")

@@ -54,7 +54,7 @@ class Mixed:
         self._stacks: dict[str, tuple[Any, Tensor, Tensor]] = {}
         for path in dict.fromkeys(path for modules in variants for path in modules):
             module = model.get_submodule(path)
-            module = getattr(module, "base_layer", module)
+            module = getattr(module, "base_layer", getattr(module, "original_module", module))
             own = [modules.get(path) for modules in variants]
             rank = max(factors.rank for factors in own if factors is not None)
             rows, columns = next(factors.shape for factors in own if factors is not None)

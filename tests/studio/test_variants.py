@@ -180,9 +180,9 @@ def test_full_models_make_room_for_each_other(
 
     from dataclasses import replace
 
-    import studio.variants
+    import studio.resident
 
-    monkeypatch.setattr(studio.variants, "detect", lambda folder: replace(KIND, load=load))
+    monkeypatch.setattr(studio.resident, "detect", lambda folder: replace(KIND, load=load))
     engine = Engine(base, folders, max_models=1)
     for name in ("model", "model", "words", "base", "other", "other", "model"):
         engine.answer(name, samples[0], max_new_tokens=1)
@@ -282,7 +282,7 @@ def test_prompts_are_encoded_once_for_all_variants(
 ) -> None:
     from dataclasses import replace
 
-    import studio.variants
+    import studio.resident
 
     encoded: list[int] = []
 
@@ -290,7 +290,7 @@ def test_prompts_are_encoded_once_for_all_variants(
         encoded.append(sample.line)
         return KIND.encode(processor, sample, supervise)
 
-    monkeypatch.setattr(studio.variants, "detect", lambda folder: replace(KIND, encode=encode))
+    monkeypatch.setattr(studio.resident, "detect", lambda folder: replace(KIND, encode=encode))
     engine = Engine(base, folders)
     for name in ("base", "words", "model", "other"):
         engine.answers(name, samples, max_new_tokens=1)
