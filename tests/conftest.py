@@ -23,7 +23,15 @@ if "TRIPTYCH_CACHE" not in os.environ:
 
 # Tests of these files drive other programs, to which a busy machine gives their turns late: each gets one
 # more try, and pytest names those that needed it.
-DRIVING = ("test_web_browser", "test_web_server", "test_ranks", "test_kill", "test_sft", "test_sft_processes", "test_demo")
+DRIVING = (
+    "test_web_browser",
+    "test_web_server",
+    "test_ranks",
+    "test_kill",
+    "test_sft",
+    "test_sft_processes",
+    "test_demo",
+)
 
 _escapes: list[str] = []
 _LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
