@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,9 +96,7 @@ def put_on(
     settings: dict[str, Any] = {
         **method.given,
         **{getattr(method, key): value for key, value in common.items() if getattr(method, key)},
-        "target_modules": "|".join(f"(?:{family.lora_targets[tower]})" for tower in towers)
-        if plain
-        else paths_pattern(set(every)),
+        "target_modules": _named(family, towers, every, plain, _fused(model)),
         "modules_to_save": whole or None,
         **_patterns(method, towers, modules, common),
         **_of_model(model, method, every, common, steps, options),
@@ -122,6 +120,26 @@ def put_on(
     assert made == wanted, (made - wanted, wanted - made)
     _dropouts(adapted, towers, modules, common)
     return adapted
+
+
+def _named(
+    family: Family, towers: Iterable[str], every: Sequence[str], plain: bool, fused: bool
+) -> str | list[str]:
+    """Return what tells PEFT the modules: the family's rules where these are meant, else a pattern of paths.
+
+    Of a model with fused experts PEFT would make the last names of a pattern's modules, which stand in other
+    towers too; it leaves whole paths as they are.
+    """
+    if fused:
+        return sorted(every)
+    if plain:
+        return "|".join(f"(?:{family.lora_targets[tower]})" for tower in towers)
+    return paths_pattern(set(every))
+
+
+def _fused(model: Any) -> bool:
+    """Return whether a model keeps the matrices of its experts in one parameter."""
+    return any(path.endswith(".experts.gate_up_proj") for path, _ in model.named_parameters())
 
 
 def targets(model: Any, family: Family, method: Method, towers: Iterable[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""A small random Qwen2-VL, Qwen2.5-VL or Qwen3-VL with its genuine processor, built from nothing."""
+"""A small random Qwen2-VL, Qwen2.5-VL or Qwen3-VL (MoE too) with its genuine processor, built from nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ NAMED = {
     "vision_end_token": "<|vision_end|>",
 }
 SIDE, PATCH = 32, 8
-_CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+_CLASSES = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VLMoe",
+}
 
 
 def processor(kind: str) -> Any:
@@ -23,9 +28,10 @@ def processor(kind: str) -> Any:
 
     pixels = {"shortest_edge": SIDE**2, "longest_edge": SIDE**2}
     vision = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
-    system = "" if kind == "qwen3_vl" else "You are a helpful assistant."
-    videos = "Qwen3VLVideoProcessor" if kind == "qwen3_vl" else "Qwen2VLVideoProcessor"
-    return getattr(transformers, f"{_CLASSES[kind]}Processor")(
+    third = kind.startswith("qwen3")
+    system = "" if third else "You are a helpful assistant."
+    videos = "Qwen3VLVideoProcessor" if third else "Qwen2VLVideoProcessor"
+    return getattr(transformers, f"{'Qwen3VL' if third else _CLASSES[kind]}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**vision),
         video_processor=getattr(transformers, videos)(**vision),
         tokenizer=_build.byte_level(["<|im_start|>"], eos="<|im_end|>", pad="<|endoftext|>", named=NAMED),
@@ -55,9 +61,11 @@ def build(folder: Path, kind: str = "qwen3_vl") -> Path:
         vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": hidden}
     if kind == "qwen2_5_vl":
         vision |= {"window_size": 16, "fullatt_block_indexes": [1]}
-    if kind == "qwen3_vl":
+    if kind.startswith("qwen3"):
         vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
         text |= {"head_dim": hidden // heads}
+    if kind == "qwen3_vl_moe":
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     config = getattr(transformers, f"{_CLASSES[kind]}Config")(
         text_config=text,
         vision_config=vision,

@@ -5,7 +5,7 @@ nine of them into a token. A sound has a token for 40 ms, and is at most as long
 ``audio_seq_length`` says (30 s); a longer one is an error and never cut. Where the configuration says so, the
 tokens of a picture see each other in both directions, by ``mm_token_type_ids``.
 
-Half of the linear layers of the towers are wrapped to clip what goes in and out; LoRA adapts the layer within.
+Linear layers of the towers are wrapped to clip what goes in and out; LoRA adapts the layer within.
 """
 
 from __future__ import annotations

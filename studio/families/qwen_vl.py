@@ -2,7 +2,8 @@
 
 Wang et al. 2024, arXiv:2409.12191; Bai et al. 2025, arXiv:2502.13923 and arXiv:2511.21631. A picture keeps
 its shape: the processor scales it to between the smallest and the largest number of pixels it is set to, and
-writes as many image tokens. A chat template that takes the thoughts out of earlier turns is refused for rows
+writes as many image tokens. Of Qwen3-VL's mixtures of experts LoRA adapts the attention, as the experts are
+bare tensors. A chat template that takes the thoughts out of earlier turns is refused for rows
 of several turns, by name.
 """
 
@@ -22,11 +23,12 @@ _MODELS = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
 }
 
 
 def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Loaded:
-    """Load a Qwen-VL of any of the three generations with its processor; safetensors only, no remote code."""
+    """Load a Qwen-VL of any of the kinds with its processor; safetensors only, no remote code."""
     import transformers
 
     return pretrained(
