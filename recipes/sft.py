@@ -36,17 +36,22 @@ from studio.run_report import PAGE, speed_line, speeds, write_run_report
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.answering import answer_at_the_end
 from studio.training.batches import epoch_batches, steps_per_epoch
+from studio.training.budget import budget_of
+from studio.training.checkpointing import checkpoint_towers
+from studio.training.chunked import LOGITS
 from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
+from studio.training.fast_paths import take_fast_paths
 from studio.training.interrupt import Interrupt
 from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
+from studio.training.noise import TextNoise
 from studio.training.prefetch import Prefetch
 from studio.training.processes import join
 from studio.training.result import card, keep
-from studio.training.save import Progress, load_average, load_state, read_progress, save_state
+from studio.training.save import Progress, load_average, load_budget, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
 from studio.training.settings import (
@@ -61,6 +66,7 @@ from studio.training.settings import (
 from studio.training.skipping import skip_towers
 from studio.training.step import Steps
 from studio.training.threads import set_threads
+from studio.training.tower_types import load_type
 from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
 from studio.training.tracking import Metrics, read_metrics
 from studio.types import Loaded, Run
@@ -180,7 +186,7 @@ def run(config: Config, log: Log) -> Run:
     with accelerator.local_main_process_first():
         check_before_training([*train, *held_out], log)
     dtype = compute_type(config.precision, accelerator.device)
-    loaded = family.load(base, dtype=torch.float32 if config.method == "full" else dtype)
+    loaded = family.load(base, dtype=load_type(rules, config.method, dtype))
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
@@ -208,7 +214,10 @@ def run(config: Config, log: Log) -> Run:
     plain = choose_trainable(
         processes.place(loaded.model), family, rules,
         method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
+        weights=torch.float32 if config.method == "full" else dtype,
     )  # fmt: skip
+    checkpoint_towers(plain, family, rules, config.speed.checkpointing)
+    budget, noise = budget_of(plain), config.optimiser.neftune and TextNoise(plain, config.optimiser.neftune)
     # Frozen towers: computed once for each medium, unless it is another one in every epoch.
     changes = any(step.takes != "text" for step in steps)
     towers = None
@@ -217,6 +226,9 @@ def run(config: Config, log: Log) -> Run:
         towers = skip_towers(plain, gauge, datasets, collate, log, processes, dtype=dtype)
     if towers:
         collate = towers.collate(collate)
+    collate = take_fast_paths(
+        plain, config.speed, data, collate, (size // world, config.batch_size), log, processes, dtype=dtype
+    )
     processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in learning)
@@ -227,7 +239,10 @@ def run(config: Config, log: Log) -> Run:
     optimiser: Any = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     if progress.step:
         load_state(output / "last", plain, optimiser)
-    token_loss = TokenLoss(plain, accelerator.device, dtype)
+    if budget and progress.step:
+        load_budget(output / "last", budget)
+    most = LOGITS if config.speed.chunked_loss else 0
+    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most)
     model, optimiser = processes.prepare(plain, optimiser)
     average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
     if average and progress.step:
@@ -235,7 +250,7 @@ def run(config: Config, log: Log) -> Run:
     step_of = Steps(
         model=model, token_loss=token_loss, micro_batch=config.batch_size,
         feed=Prefetch(collate, on=config.speed.prefetch, device=accelerator.device),
-        processes=processes,
+        processes=processes, samples=train, log=log,
     )  # fmt: skip
     record = dataclasses.replace(
         record, towers=learning_table(plain, family, rules, method=config.method, lr=config.lr)
@@ -267,13 +282,16 @@ def run(config: Config, log: Log) -> Run:
                 if steps:
                     log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]
-            set_seed(config.seed, "step", step, processes.rank)
             lr = config.lr * factor(step, total, warmup, config.schedule, config.optimiser.shape)
             set_rates(optimiser, lr)
 
-            loss = step_of.gradients(data, batch)
+            loss = step_of.gradients(data, batch, config.seed, step)
+            if budget:
+                budget.add_gradients()
             norm = processes.clip(learning, config.optimiser.clip)
             optimiser.step()
+            if budget:
+                budget.after_step(step + 1)
             optimiser.zero_grad()
             if average:
                 average.update(step + 1)
@@ -283,12 +301,13 @@ def run(config: Config, log: Log) -> Run:
             save = done % save_every == 0 or done == total
             stop = metrics.step(
                 done, loss, norm, lr, samples=len(batch), tokens=sum(data.lengths[index] for index in batch),
-                due=evaluate or save, stop=interrupt.asked,
+                due=evaluate or save, stop=interrupt.asked, named=step_of.named(data, batch),
             )  # fmt: skip
             if evaluate:
                 # The moving average is what will be used, so it is what is judged and kept.
                 with average.in_place() if average else nullcontext():
-                    lost = evaluation_loss(plain, token_loss, eval_set, collate, config.batch_size, processes)
+                    rows = step_of.micro_batch
+                    lost = evaluation_loss(plain, token_loss, eval_set, collate, rows, processes)
                     value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
                     metrics.evaluated(done, eval_loss=value)
                     progress = progress.judged(done, value)
@@ -298,7 +317,7 @@ def run(config: Config, log: Log) -> Run:
             enough = evaluate and 0 < patience <= progress.stale
             progress = metrics.noted(dataclasses.replace(progress, step=done))
             if processes.saves and (save or stop or enough):
-                save_state(output / "last", plain, optimiser, progress, average, writes=main)
+                save_state(output / "last", plain, optimiser, progress, average, budget, writes=main)
             if enough:
                 log.say(f"stopped early: {progress.stale} evaluations without a better one")
                 break
@@ -315,6 +334,8 @@ def run(config: Config, log: Log) -> Run:
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
     token_loss.close()
+    if noise:
+        noise.close()
     with average.in_place() if average else nullcontext():
         if not held_out:
             keep(plain, loaded, family, output, record, progress.step, processes)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor
 
-from studio.errors import ConfigError, TriptychError, unknown
+from studio.errors import ConfigError, DivergedError, unknown
 from studio.files import atomic_write
 from studio.log import Log
-from studio.training.save import Progress
+from studio.training.save import Progress, read_progress
 
 FILE = "metrics.jsonl"
 
@@ -108,24 +108,25 @@ class Metrics:
         tokens: int,
         due: bool,
         stop: bool,
+        named: Callable[[], str] = lambda: "",
     ) -> bool:
         """Note a finished step: this process's share of its ``loss`` [], and the gradient's ``norm`` [].
 
         ``samples`` and ``tokens`` are those of the step on all processes. ``due`` asks for everything to be
-        written now. Returns whether to stop: that any process was asked to ``stop``, told to all of them at
-        the same step.
+        written now, ``named`` tells the step's rows. Returns whether to stop: that any process was asked to
+        ``stop``, told to all of them at the same step.
 
         Raises:
-            TriptychError: if a loss or a norm is not finite.
+            DivergedError: if a loss or a norm is not finite.
         """
-        row = {"step": step, "samples": samples, "tokens": tokens, "lr": lr}
+        row = {"step": step, "samples": samples, "tokens": tokens, "lr": lr, "named": named}
         self._pending.append((row, loss.detach(), norm.detach()))
         return self._flush(stop) if due or len(self._pending) >= self._every else False
 
     def evaluated(self, step: int, **figures: float) -> None:
         """Note the figures of an evaluation after ``step``, and report them to the log."""
         self._write({"step": step, **figures, "seconds": self.seconds})
-        self._log.advance(0, **figures)
+        self._log.advance(0, step=step, **figures)
         self._told = time.monotonic()
 
     def _flush(self, stop: bool) -> bool:
@@ -140,10 +141,7 @@ class Metrics:
         self._samples, self._tokens, self._told = self._samples + samples, self._tokens + tokens, now
         for (row, _, _), loss, norm in zip(pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise TriptychError(
-                    f"step {row['step']}: the loss is {loss} and the gradient's norm {norm}; what was saved "
-                    "before is intact; a lower lr, a longer warmup or precision=fp32 may help"
-                )
+                raise DivergedError(self._broken(row, loss, norm))
             figures = {"loss": loss, "lr": row["lr"], "grad_norm": norm}
             rates = {"samples_per_s": rate, "tokens_per_s": speed}
             times = {"seconds": self.seconds, "waited": self.waited}
@@ -151,6 +149,15 @@ class Metrics:
         self.loss = losses[-1]
         self._log.advance(len(pending), loss=self.loss, samples_per_s=rate)
         return bool(asked)
+
+    def _broken(self, row: Mapping[str, Any], loss: float, norm: float) -> str:
+        saved = read_progress(self._path.parent / "last")
+        kept = f"last/ keeps the state after step {saved.step}" if saved else "no state was saved before"
+        rows = f", in {told}" if (told := row["named"]()) else ""
+        return (
+            f"step {row['step']}: the loss is {loss} and the gradient's norm {norm}{rows}; {kept}; "
+            "a lower lr, a longer optimiser.warmup or precision=fp32 may help, or leave the rows out"
+        )
 
     def _write(self, row: Mapping[str, Any]) -> None:
         """Append one row, and hand it to the tracker."""
