@@ -69,6 +69,45 @@ def pictures(
     )
 
 
+def sounds(
+    *,
+    takes: tuple[str, ...] = ("input_features",),
+    reads: tuple[str, ...] = (),
+    audio: str = "model.audio_tower",
+    projector: str = "model.multi_modal_projector",
+    compute: Callable[[Any, Batch], Tensor] | None = None,
+) -> Feature:
+    """Return how sounds' features are computed, and put over the places of the sounds in the text.
+
+    ``compute`` returns the frames [n, D] that stand in the text, projected; by default they are the pooled
+    output of ``get_audio_features``. What goes into the projector, has to be n rows too.
+    """
+
+    def heard(model: Any, batch: Batch) -> Tensor:
+        inputs = {key: batch[key] for key in (*takes, *reads) if key in batch}
+        return _rows(model.model.get_audio_features(**inputs, return_dict=True).pooler_output)
+
+    def both(model: Any, batch: Batch, projected: bool) -> list[Tensor]:
+        with into(model, (projector,)) as caught:
+            made = (compute or heard)(model, batch)
+        return [made if projected else caught[0]]
+
+    def give(
+        model: Any, inputs: Mapping[str, Any], features: Sequence[Tensor], projected: bool
+    ) -> dict[str, Any]:
+        rows = features[0] if projected else model.get_submodule(projector)(features[0])
+        return over_places(model, inputs, model.config.audio_token_id, rows)
+
+    return Feature(
+        takes=takes,
+        reads=reads,
+        parts=(audio, projector),
+        projectors=(projector,),
+        compute=both,
+        give=give,
+    )
+
+
 def through(model: Any, projectors: Sequence[str], features: Sequence[Tensor]) -> list[Tensor]:
     """Return what the projectors make of what goes into each of them, as rows [n, D]."""
     modules = [module for _, module in _modules(model, projectors)]

@@ -6,16 +6,16 @@ else: a shorter sound is padded by the extractor, a longer one is an error and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import MediaError
 from studio.families import _chat, _features, _sounds
-from studio.families._linears import DECODER
+from studio.families._linears import HEARS, LLM, WHISPER
 from studio.families._load import pretrained, processor
 from studio.later import torch
-from studio.types import Batch, Family, Feature, Loaded, Sample
+from studio.types import Batch, Family, Loaded, Sample
 
 _MARKS = {"": "AUDIO", "_bos": "audio_bos", "_eos": "audio_eos"}
 _KEYS = ("input_features", "feature_attention_mask")
@@ -104,8 +104,8 @@ def tiny(folder: Path) -> Path:
     return _build.write(Qwen2AudioForConditionalGeneration, config, whole, folder)
 
 
-def _compute(model: Any, batch: Batch, projected: bool) -> list[torch.Tensor]:
-    """Return the frames [n, D] of all sounds that stand in the text, projected or not."""
+def _compute(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the frames [n, D] of all sounds that stand in the text, projected."""
     from transformers.masking_utils import create_bidirectional_mask
 
     tower = model.model.audio_tower
@@ -122,15 +122,8 @@ def _compute(model: Any, batch: Batch, projected: bool) -> list[torch.Tensor]:
         ),
     ).last_hidden_state
     rows = made[torch.arange(made.shape[1], device=mask.device) < kept[:, None]]
-    return [model.model.multi_modal_projector(rows) if projected else rows]
-
-
-def _give(
-    model: Any, inputs: Mapping[str, Any], features: Sequence[torch.Tensor], projected: bool
-) -> dict[str, Any]:
-    """Return the embeddings with the sounds' features in their places."""
-    rows = features[0] if projected else model.model.multi_modal_projector(features[0])
-    return _features.over_places(model, inputs, model.config.audio_token_id, rows)
+    projected: torch.Tensor = model.model.multi_modal_projector(rows)
+    return projected
 
 
 FAMILY = Family(
@@ -141,27 +134,14 @@ FAMILY = Family(
     encode=encode,
     collate=collate,
     decode=_chat.decode,
-    towers={
-        "audio": ("model.audio_tower",),
-        "projector": ("model.multi_modal_projector",),
-        "llm": ("model.language_model", "lm_head"),
-    },
+    towers=HEARS,
     lora_targets={
-        "audio": r"model\.audio_tower\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)",
+        "audio": WHISPER,
         "projector": r"model\.multi_modal_projector\.linear",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
-    features={
-        "audio": Feature(
-            takes=("input_features",),
-            reads=("feature_attention_mask",),
-            parts=("model.audio_tower", "model.multi_modal_projector"),
-            projectors=("model.multi_modal_projector",),
-            compute=_compute,
-            give=_give,
-        )
-    },
+    features={"audio": _features.sounds(reads=("feature_attention_mask",), compute=_compute)},
 )

@@ -6,17 +6,17 @@ window are an error here and never cut: the label would stay whole while its sou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError
 from studio.families import _chat, _features, _omni_build
-from studio.families._linears import DECODER
+from studio.families._linears import LLM, WHISPER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image, load_sound
-from studio.types import Batch, Family, Feature, Loaded, Sample
+from studio.types import Batch, Family, Loaded, Sample
 
 
 def load(path: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Loaded:
@@ -106,22 +106,6 @@ def tiny(folder: Path) -> Path:
     return _omni_build.build(folder, _omni_build.TINY, _omni_build.TINY_TEXTS, seed=0)
 
 
-def _hear(model: Any, batch: Batch, projected: bool) -> list[torch.Tensor]:
-    """Return the frames [n, D] of all sounds, projected or not."""
-    inputs = {key: batch[key] for key in ("input_features", "feature_attention_mask")}
-    with _features.into(model, ("model.audio_tower.proj",)) as caught:
-        made = model.model.get_audio_features(**inputs, return_dict=True)
-    return [made.last_hidden_state if projected else caught[0]]
-
-
-def _give(
-    model: Any, inputs: Mapping[str, Any], features: Sequence[torch.Tensor], projected: bool
-) -> dict[str, Any]:
-    """Return the embeddings with the sounds' features in their places."""
-    rows = features[0] if projected else model.model.audio_tower.proj(features[0])
-    return _features.over_places(model, inputs, model.config.audio_token_id, rows)
-
-
 FAMILY = Family(
     name="qwen_omni",
     model_types=("qwen2_5_omni_thinker",),
@@ -138,9 +122,9 @@ FAMILY = Family(
     },
     lora_targets={
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(q|k|v|proj)|mlp\.(gate_proj|up_proj|down_proj))",
-        "audio": r"model\.audio_tower\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)",
+        "audio": WHISPER,
         "projector": r"model\.(visual\.merger\.mlp\.(0|2)|audio_tower\.proj)",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,
@@ -153,13 +137,6 @@ FAMILY = Family(
             listed=True,
             order=_features.out_of_windows,
         ),
-        "audio": Feature(
-            takes=("input_features",),
-            reads=("feature_attention_mask",),
-            parts=("model.audio_tower",),
-            projectors=("model.audio_tower.proj",),
-            compute=_hear,
-            give=_give,
-        ),
+        "audio": _features.sounds(reads=("feature_attention_mask",), projector="model.audio_tower.proj"),
     },
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError
-from studio.families import _chat, _load, _pictures, _sounds
+from studio.families import _chat, _features, _load, _pictures, _sounds
 from studio.families._linears import HEARS, LLM, WHISPER
 from studio.families._speaker import Speaker
 from studio.later import torch
@@ -163,5 +163,6 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={"audio": _features.sounds()},
     window=lambda processor: 0.0,
 )

@@ -77,6 +77,7 @@ class TowerCache:
         ``model`` is whole and on ``device``; ``dtype`` is what the loss is computed in.
         """
         self.model = model
+        self._gauge = gauge
         self._inner, self._log = inner_model(model), log
         self._device, self._dtype = device, dtype
         self._media: WeakKeyDictionary[Encoded, dict[str, dict[int, str]]] = WeakKeyDictionary()
@@ -246,7 +247,8 @@ class TowerCache:
             item = self._item(cut, *found[medium])
             shapes = {key: list(item[key].shape) for key in cut.feature.takes if key in item}
             values = {key: item[key].tolist() for key in cut.feature.reads if key in item}
-            groups.setdefault(json.dumps([shapes, values]), []).append(medium)
+            told = [shapes, values, dict(self._gauge.length_of(item).wanted)]
+            groups.setdefault(json.dumps(told), []).append(medium)
         for group in groups.values():
             yield from (group[at : at + TOGETHER] for at in range(0, len(group), TOGETHER))
 
