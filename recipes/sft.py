@@ -217,7 +217,8 @@ def run(config: Config, log: Log) -> Run:
         weights=torch.float32 if config.method == "full" else dtype,
     )  # fmt: skip
     checkpoint_towers(plain, family, rules, config.speed.checkpointing)
-    budget, noise = budget_of(plain), config.optimiser.neftune and TextNoise(plain, config.optimiser.neftune)
+    budget = budget_of(plain)
+    noise = TextNoise(plain, config.optimiser.neftune) if config.optimiser.neftune else None
     # Frozen towers: computed once for each medium, unless it is another one in every epoch.
     changes = any(step.takes != "text" for step in steps)
     towers = None
@@ -250,7 +251,7 @@ def run(config: Config, log: Log) -> Run:
     step_of = Steps(
         model=model, token_loss=token_loss, micro_batch=config.batch_size,
         feed=Prefetch(collate, on=config.speed.prefetch, device=accelerator.device),
-        processes=processes, samples=train, log=log,
+        processes=processes, samples=train, log=log, tokens=config.speed.batch_tokens,
     )  # fmt: skip
     record = dataclasses.replace(
         record, towers=learning_table(plain, family, rules, method=config.method, lr=config.lr)

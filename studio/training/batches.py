@@ -39,13 +39,23 @@ def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> l
 
 
 def micro_batches(
-    batch: Sequence[int], lengths: Sequence[int], size: int, rank: int = 0, world: int = 1
+    batch: Sequence[int], lengths: Sequence[int], size: int, rank: int = 0, world: int = 1, *, tokens: int = 0
 ) -> list[list[int]]:
     """Cut a step's batch into micro-batches of at most ``size`` samples, and return those of one process.
 
-    Every process gets the same number, as the exchange of gradients demands; some may be empty.
+    With ``tokens`` they hold at most so many tokens instead, padding included (a longer sample stands alone):
+    many short samples or few long ones, which take about the same memory. Every process gets the same number,
+    as the exchange of gradients demands; some may be empty.
     """
     ordered = sorted(batch, key=lambda index: lengths[index])
+    if tokens:
+        parts: list[list[int]] = []
+        for index in ordered:
+            if not parts or (len(parts[-1]) + 1) * lengths[index] > tokens:
+                parts.append([])
+            parts[-1].append(index)
+        parts += [[]] * (-len(parts) % world)
+        return parts[rank::world]
     pieces = world * -(-len(ordered) // (size * world))
     edges = [len(ordered) * piece // pieces for piece in range(pieces + 1)]
     return [ordered[edges[piece] : edges[piece + 1]] for piece in range(rank, pieces, world)]

@@ -15,14 +15,15 @@ from studio.training.processes import Processes
 
 
 def own_parts(
-    batch: Sequence[int], data: Encoded, size: int, processes: Processes
+    batch: Sequence[int], data: Encoded, size: int, processes: Processes, *, tokens: int = 0
 ) -> list[tuple[list[int], list[float]]]:
     """Return the micro-batches of a step that are this process's own: rows and their weights.
 
-    They hold at most ``size`` rows, and a few at weight 0; every process gets the same number of them.
+    They hold at most ``size`` rows (or ``tokens``), and a few at weight 0; every process gets the same
+    number of them.
     """
     ranks = range(processes.world)
-    parts = [micro_batches(batch, data.lengths, size, rank, processes.world) for rank in ranks]
+    parts = [micro_batches(batch, data.lengths, size, rank, processes.world, tokens=tokens) for rank in ranks]
     return [own_part(together, data, processes) for together in zip(*parts, strict=True)]
 
 

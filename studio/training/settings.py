@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from studio.errors import ConfigError
 from studio.training.processes import Strategy
@@ -89,11 +89,27 @@ class Speed:
     tower_cache: bool = field(
         default=True, metadata={"help": "frozen towers once per medium, their features kept in the cache"}
     )
+    checkpointing: bool = field(
+        default=False, metadata={"help": "compute layers again in the backward pass, in less memory"}
+    )
     prefetch: bool = field(default=True, metadata={"help": "make the next batches while the device computes"})
+    packing: bool | Literal["auto"] = field(
+        default="auto", metadata={"help": "rows joined without padding; auto: where padding costs more"}
+    )
+    products: bool | Literal["auto"] = field(
+        default="auto", metadata={"help": "matrix products by oneDNN; auto: on a CPU that is not Intel's"}
+    )
+    chunked_loss: bool = field(
+        default=True, metadata={"help": "where logits are many, a part of them at a time"}
+    )
+    batch_tokens: int = field(
+        default=0, metadata={"help": "micro-batches of so many tokens instead of batch_size rows; 0: of rows"}
+    )
+    compile: bool = field(default=False, metadata={"help": "the language model through torch.compile"})
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
-        yield from ()
+        yield from not_negative(self, "batch_tokens")
 
 
 def above_zero(group: Any, *names: str) -> Iterator[str]:

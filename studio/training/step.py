@@ -38,11 +38,10 @@ _NAMED = 10
 
 @dataclass(kw_only=True)
 class Steps:
-    """What all steps have in common: the model, its loss, where batches come from, how many rows fit one
-    (or ``tokens``).
+    """What all steps have in common: the model, its loss, where batches come from, how many rows fit one.
 
-    ``micro_batch`` becomes smaller when the memory is short; ``samples`` are the data's rows, for sentences;
-    ``waiting`` is the time spent on having the rows.
+    ``micro_batch`` rows (or ``tokens``, if not 0) become fewer when the memory is short; ``samples`` are the
+    data's rows, for sentences; ``waiting`` is the time spent on having the rows.
     """
 
     model: Any
@@ -52,6 +51,7 @@ class Steps:
     processes: Processes
     samples: Sequence[Sample]
     log: Log
+    tokens: int = 0
     waiting: Stopwatch = field(default_factory=Stopwatch)
     _coming: deque[Sequence[int]] = field(default_factory=deque)
     _parts: list[tuple[list[int], Tensor]] = field(default_factory=list)
@@ -61,8 +61,8 @@ class Steps:
     def begin(self, data: Encoded, batches: Iterable[Sequence[int]]) -> None:
         """Begin to make what the next steps will take, which are those of ``batches``."""
         self._coming = deque(batches)
-        micro = self.micro_batch
-        parts = (own_parts(batch, data, micro, self.processes) for batch in list(self._coming))
+        micro, tokens = self.micro_batch, self.tokens
+        parts = (own_parts(batch, data, micro, self.processes, tokens=tokens) for batch in list(self._coming))
         self.feed.begin(data, (rows for step in parts for rows, _ in step))
 
     def gradients(self, data: Encoded, batch: Sequence[int], seed: int, step: int) -> Tensor:
@@ -116,7 +116,7 @@ class Steps:
         accelerator, world = self.processes.accelerator, self.processes.world
         supervision = data.supervision(batch) or 1.0
         loss = torch.zeros((), device=accelerator.device)
-        parts = self._parts(data, batch)
+        parts = own_parts(batch, data, self.micro_batch, self.processes, tokens=self.tokens)
         self._parts = []
         for number, (rows, weights) in enumerate(parts, 1):
             self._trying = rows
@@ -161,7 +161,7 @@ class Steps:
                 "fewer towers that learn need less"
             )
         old, self.micro_batch = self.micro_batch, max(1, min(self.micro_batch, share) // 2)
-        self._heaviest = 0
+        self._heaviest, self.tokens = 0, self.tokens // 2
         self.log.say(
             f"step {step + 1}: {old} rows do not fit the memory; it is done again, and the run goes on, with "
             f"micro-batches of {self.micro_batch}"
@@ -184,6 +184,3 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in str(error) for words in _SHORT
     )
-
-    def _parts(self, data: Encoded, batch: Sequence[int]) -> list[tuple[list[int], list[float]]]:
-        return own_parts(batch, data, self.micro_batch, self.processes, tokens=self.tokens)
