@@ -217,11 +217,11 @@ def towers_of(config: Mapping[str, Any], family: str = "") -> Mapping[str, Seque
     """Return a family's prefixes of module paths: the one named or fit for the configuration; or nothing."""
     from studio import families, plugins
 
+    if family and family in plugins.names("families"):
+        return families.family(family).towers
     kind = config.get("model_type")
-    for name in plugins.names("families"):
-        if name == family or (kind and kind in families.family(name).model_types):
-            return families.family(name).towers
-    return {}
+    found = families.claiming(kind) if isinstance(kind, str) else None
+    return found.towers if found is not None else {}
 
 
 def subjects_of(names: Iterable[Sequence[str]], towers: Mapping[str, Sequence[str]]) -> dict[str, Subject]:

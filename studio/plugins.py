@@ -102,6 +102,21 @@ def summary(room: str, name: str) -> str:
     raise UnknownName(KINDS[room], name, names(room))
 
 
+def mentioning(room: str, word: str) -> list[str]:
+    """Return the names in a room whose source has ``word`` in quotes, so that only these need importing.
+
+    A module whose source is not found is among them.
+    """
+    files = {name: _source(point.module) for name, point in _outside(room).items()} | dict(_own(room))
+    quoted = (f'"{word}"', f"'{word}'")
+
+    def has(file: Path | None) -> bool:
+        text = file.read_text(encoding="utf-8") if file else quoted[0]
+        return any(each in text for each in quoted)
+
+    return sorted(name for name, file in files.items() if has(file))
+
+
 def _own(room: str) -> dict[str, Path]:
     """Return the room's own files by name."""
     if room not in ROOMS:

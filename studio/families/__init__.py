@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,20 +37,28 @@ def model_type(folder: Path | str) -> str:
     return found
 
 
+def claiming(kind: str) -> Family | None:
+    """Return the family for checkpoints of a model_type, or None; no other family is imported."""
+    for name in plugins.mentioning("families", kind):
+        if kind in (candidate := family(name)).model_types:
+            return candidate
+    return None
+
+
 def detect(folder: Path | str) -> Family:
     """Return the family that handles the checkpoint in ``folder``.
 
     Raises `CheckpointError` naming the model_types that are handled and how another is added.
     """
     kind = model_type(folder)
-    handled: list[str] = []
-    for name in plugins.names("families"):
-        candidate = family(name)
-        if kind in candidate.model_types:
-            return candidate
-        handled += candidate.model_types
+    found = claiming(kind)
+    if found is not None:
+        return found
+    handled = [each for name in plugins.names("families") for each in family(name).model_types]
+    name = re.sub(r"\W+", "_", kind)
     raise CheckpointError(
-        f"{folder}: {unknown('model_type', kind, handled)}; add one file under studio/families to handle it"
+        f"{folder}: {unknown('model_type', kind, handled)}; one file adds it, studio/families/{name}.py "
+        "(CONTRIBUTING.md, 'A family')"
     )
 
 

@@ -1,4 +1,4 @@
-"""A small random Qwen2-VL, Qwen2.5-VL or Qwen3-VL (MoE too) with its genuine processor, built from nothing."""
+"""A small random Qwen2-VL, Qwen2.5-VL or Qwen3-VL with its genuine processor, built from nothing."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.families import _chat, _features, _pictures
-from studio.families._linears import DECODER, ENCODER
+from studio.families._linears import LLM, SEES, SIGLIP
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -69,14 +69,10 @@ FAMILY = Family(
     encode=encode,
     collate=collate,
     decode=_chat.decode,
-    towers={
-        "vision": ("model.vision_tower",),
-        "projector": ("model.multi_modal_projector",),
-        "llm": ("model.language_model", "lm_head"),
-    },
+    towers=SEES,
     lora_targets={
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\." + ENCODER,
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "vision": SIGLIP,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

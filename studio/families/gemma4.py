@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
 from studio.families import _chat, _pictures, _sounds
-from studio.families._linears import DECODER
+from studio.families._linears import LLM
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image
@@ -123,7 +123,7 @@ FAMILY = Family(
         r"(self_attn\.(q_proj|k_proj|v_proj|post)|feed_forward(1|2)\.ffw_layer_(1|2)"
         r"|lconv1d\.linear_(start|end))\.linear",
         "projector": r"model\.embed_(vision|audio)\.embedding_projection",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.families import _chat, _features, _pictures
-from studio.families._linears import DECODER
+from studio.families._linears import LLM, SEES
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -98,16 +98,12 @@ FAMILY = Family(
     encode=encode,
     collate=collate,
     decode=_chat.decode,
-    towers={
-        "vision": ("model.vision_tower",),
-        "projector": ("model.multi_modal_projector",),
-        "llm": ("model.language_model", "lm_head"),
-    },
+    towers=SEES,
     lora_targets={
         "vision": r"model\.vision_tower\.encoder\.layer\.\d+\."
         r"(attention\.(q_proj|k_proj|v_proj|projection_layer)|mlp\.(fc1|fc2))",
         "projector": r"model\.multi_modal_projector\.linear_(1|2)",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

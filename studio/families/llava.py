@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from studio.errors import CheckpointError, DataError, MediaError
 from studio.families import _chat, _features, _load, _pictures, _whole, model_type
-from studio.families._linears import DECODER, ENCODER
+from studio.families._linears import LLM, SEES, SIGLIP
 from studio.families._load import pretrained
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -153,16 +153,12 @@ FAMILY = Family(
     encode=encode,
     collate=collate,
     decode=_chat.decode,
-    towers={
-        "vision": ("model.vision_tower",),
-        "projector": ("model.multi_modal_projector",),
-        # The mark at the end of a row of tiles is a vector among the words'.
-        "llm": ("model.language_model", "model.image_newline", "lm_head"),
-    },
+    # The mark at the end of a row of tiles is a vector among the words'.
+    towers=SEES | {"llm": (*SEES["llm"], "model.image_newline")},
     lora_targets={
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\." + ENCODER,
+        "vision": SIGLIP,
         "projector": r"model\.multi_modal_projector\.linear_(1|2)",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

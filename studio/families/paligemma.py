@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
 from studio.families import _chat, _features, _pictures
-from studio.families._linears import DECODER, ENCODER
+from studio.families._linears import LLM, SEES, SIGLIP
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.media import load_image
@@ -140,15 +140,11 @@ FAMILY = Family(
     encode=encode,
     collate=collate,
     decode=_chat.decode,
-    towers={
-        "vision": ("model.vision_tower",),
-        "projector": ("model.multi_modal_projector",),
-        "llm": ("model.language_model", "lm_head"),
-    },
+    towers=SEES,
     lora_targets={
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\." + ENCODER,
+        "vision": SIGLIP,
         "projector": r"model\.multi_modal_projector\.linear",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

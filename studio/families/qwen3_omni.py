@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.families import _chat, _flat, qwen_omni
-from studio.families._linears import DECODER, LISTENER
+from studio.families import _chat, _features, _flat, qwen_omni
+from studio.families._linears import LLM, WHISPER
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -112,6 +112,13 @@ def tiny(folder: Path) -> Path:
     return _build.write(transformers.Qwen3OmniMoeThinkerForConditionalGeneration, config, whole, folder)
 
 
+def _frames(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the frames [n, D] of all sounds, projected."""
+    inputs = {key: batch[key] for key in ("input_features", "feature_attention_mask")}
+    made: torch.Tensor = model.model.get_audio_features(**inputs, return_dict=True).last_hidden_state
+    return made
+
+
 FAMILY = Family(
     name="qwen3_omni",
     model_types=("qwen3_omni_moe_thinker",),
@@ -133,11 +140,20 @@ FAMILY = Family(
     },
     lora_targets={
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc(1|2))",
-        "audio": r"model\.audio_tower\.layers\.\d+\." + LISTENER,
+        "audio": WHISPER,
         "projector": r"model\.(visual\.(merger|merger_list\.\d+)\.mlp\.(0|2)|audio_tower\.proj(1|2))",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "image": _features.pictures(
+            reads=("image_grid_thw",),
+            vision="model.visual",
+            projector=("model.visual.merger", "model.visual.merger_list"),
+            listed=True,
+        ),
+        "audio": _features.sounds(reads=("feature_attention_mask",), projector=None, compute=_frames),
+    },
 )

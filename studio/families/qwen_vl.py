@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.families import _chat, _features, _pictures, model_type
-from studio.families._linears import DECODER
+from studio.families._linears import LLM
 from studio.families._load import pretrained, processor
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
@@ -91,7 +91,7 @@ FAMILY = Family(
         r"(attn\.(qkv|proj)|mlp\.(fc1|fc2|linear_fc1|linear_fc2|gate_proj|up_proj|down_proj))",
         "projector": r"model\.visual\."
         r"(merger\.mlp\.(0|2)|(merger|deepstack_merger_list\.\d+)\.linear_fc(1|2))",
-        "llm": r"model\.language_model\.layers\.\d+\." + DECODER,
+        "llm": LLM,
     },
     tiny=tiny,
     processor=processor,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from studio import plugins
-from studio.families import family
+from studio.errors import CheckpointError
+from studio.families import claiming, detect, family
 from studio.types import Family
 
 NAMES = plugins.names("families")
@@ -44,3 +49,30 @@ def test_its_towers_are_of_the_four_kinds_and_lora_rules_are_regular_expressions
 def test_a_tower_for_every_kind_of_input(record: Family) -> None:
     assert ("vision" in record.towers) == ("image" in record.modalities)
     assert ("audio" in record.towers) == ("audio" in record.modalities)
+
+
+def test_every_model_type_finds_the_family_that_claims_it(record: Family) -> None:
+    assert [found.name for kind in record.model_types if (found := claiming(kind))] == [
+        record.name for _ in record.model_types
+    ]
+
+
+def test_a_family_is_found_without_importing_the_others() -> None:
+    code = (
+        "import sys; from studio.families import claiming; assert claiming('qwen2_audio').name; "
+        "assert claiming('no such type') is None; print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition(".")[2] for name in done.stdout.split() if name.startswith("studio.families.")}
+    assert {name for name in loaded if not name.startswith("_")} <= {"qwen2_audio"}
+
+
+def test_an_unknown_model_type_is_told_which_file_adds_it_and_what_is_nearest(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen4-vl"}))
+    with pytest.raises(CheckpointError) as told:
+        detect(tmp_path)
+    sentence = str(told.value)
+    assert "unknown model_type 'qwen4-vl'; did you mean 'qwen3_vl'?" in sentence
+    assert all(kind in sentence for name in NAMES for kind in family(name).model_types)
+    assert "studio/families/qwen4_vl.py" in sentence
+    assert "\n" not in sentence
