@@ -24,12 +24,13 @@ from torch import Tensor
 from studio.errors import CheckpointError
 from studio.files import atomic_folder
 from studio.tensorfile import as_bytes, encode_header
+from studio.training.budget import Budget
 from studio.training.ema import Average
 from studio.training.fsdp import cut_like, is_cut, reshard, whole
 from studio.training.shards import KINDS
 
 STATE, WEIGHTS, MOMENTS = "state.json", "weights.safetensors", "optimiser.safetensors"
-MEANS = "average.safetensors"
+MEANS, RANKS = "average.safetensors", "ranks.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     progress: Progress,
     average: Average | None = None,
+    budget: Budget | None = None,
     *,
     writes: bool = True,
 ) -> None:
@@ -84,6 +86,8 @@ def save_state(
     files: dict[str, Mapping[str, Tensor]] = {WEIGHTS: learning, MOMENTS: moments}
     if average is not None:
         files[MEANS] = average.state()
+    if budget is not None:
+        files[RANKS] = budget.state()
     if not writes:
         for tensors in files.values():
             _write(None, tensors)
@@ -115,6 +119,12 @@ def load_average(folder: Path, average: Average) -> None:
     """Go on from the averages that were saved; `CheckpointError` if they are damaged or of other weights."""
     found = _Saved(folder / MEANS)
     average.load({name: found.read(name) for name in found.shapes})
+
+
+def load_budget(folder: Path, budget: Budget) -> None:
+    """Go on from the importance of ranks that was saved; `CheckpointError` if it is of another run."""
+    found = _Saved(folder / RANKS)
+    budget.load({name: found.read(name) for name in found.shapes})
 
 
 def load_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> None:

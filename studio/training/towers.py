@@ -7,7 +7,9 @@ from typing import Any
 
 from studio.adapters import add_adapter
 from studio.errors import ConfigError
+from studio.later import torch
 from studio.training.rules import TowerRule, tower_of, tower_rules
+from studio.training.tower_types import cast_towers
 from studio.types import Family
 
 __all__ = [
@@ -33,16 +35,19 @@ def choose_trainable(
     options: Mapping[str, Any] | None = None,
     steps: int = 0,
     seed: int,
+    weights: torch.dtype | None = None,
 ) -> Any:
     """Return the model, with an adapter where the rules ask for it, in which exactly the chosen towers learn.
 
-    What learns is kept in fp32, whatever the model was loaded in. The settings are those of `add_adapter`.
+    What learns is kept in fp32, whatever the model was loaded in; the rest is held in the run's type
+    ``weights``, or the one its tower asks for. The settings are those of `add_adapter`.
 
     Raises:
         ConfigError: if a rule matches no parameter or module of this model, if a tower has nothing that the
             rule could train, or is to be trained in full beside an adapter that cannot store it.
     """
     check_present(model, family, rules)
+    cast_towers(model, family, rules, weights or next(model.parameters()).dtype)
     kinds = {kind: [tower for tower, rule in rules.items() if rule.kind == kind] for kind in _KINDS}
     if kinds["lora"] or kinds["bitfit"]:
         towers = {tower: dict(rules[tower].adapter) for tower in kinds["lora"] or kinds["bitfit"]}

@@ -1,0 +1,111 @@
+"""The recipe sft with other methods than LoRA: they resume exactly, and saving memory changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recipes import sft
+from studio.config import from_dict
+from studio.errors import ConfigError
+from studio.log import QuietLog
+from studio.runs import read_run
+from studio.training.tracking import read_metrics
+from studio.types import Run
+
+
+class Interrupting(QuietLog):
+    """Sends this process a signal after some steps of training, and remembers what was said."""
+
+    def __init__(self, after: int = 0) -> None:
+        self.left, self.name = after, ""
+        self.said: list[str] = []
+
+    def stage(self, name: str, total: int, unit: str = "samples") -> None:
+        self.name = name
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        if self.name == "training" and self.left:
+            self.left -= n
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def run(settings: dict[str, Any], log: Any = None, **more: Any) -> Run:
+    return sft.run(from_dict(sft.Config, {**settings, **more}), log or QuietLog())
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("method", ["adalora", "pissa", pytest.param("ia3", marks=pytest.mark.slow)])
+def test_a_method_goes_on_bit_for_bit_where_it_was_stopped(
+    method: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"tinit": 2, "tfinal": 2, "deltaT": 1} if method == "adalora" else {}
+    more: dict[str, Any] = {
+        "method": method, "max_steps": 10,
+        "adapter": {"r": None if method == "ia3" else 4, "options": options},
+    }  # fmt: skip
+    whole = run(settings, output=tmp_path / "whole", **more).folder
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Interrupting(6), output=tmp_path / "cut", **more)
+    cut = run(settings, output=tmp_path / "cut", **more).folder
+    assert losses(cut) == losses(whole)
+    one, other = weights(whole), weights(cut)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    if method == "adalora":  # ranks were given away, so the modules' differ or are fewer than they began with
+        assert {len(value) for name, value in one.items() if "lora_A" in name} != {6}
+
+
+def test_a_run_tells_what_learns_and_refuses_what_cannot(settings: dict[str, Any], tmp_path: Path) -> None:
+    log = Interrupting()
+    towers = {
+        "vision": "lora",
+        "projector": "full",
+        "audio": {"precision": "bf16"},
+        "llm": {"lora": {"r": 2}},
+    }
+    done = run(settings, log, towers=towers, max_steps=2)
+    record = read_run(done.folder)
+    assert record is not None
+    assert [record.towers[tower]["rule"] for tower in towers] == ["lora", "full", "frozen", "lora"]
+    assert record.towers["audio"]["weights"] == "bfloat16"
+    assert record.towers["llm"]["adapter_r"] == 2
+    assert sum(row["learning"] for row in record.towers.values()) == done.metrics["trainable"]
+    assert any(line.split()[:2] == ["projector", "full"] for line in log.said)
+    for more, sentence in (
+        ({"method": "lorra"}, r"unknown method 'lorra'; did you mean 'lora'"),
+        ({"method": "prefix_tuning"}, "method=prefix_tuning does not work here"),
+        ({"towers": {"llm": "frozen"}}, "every tower is frozen"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            run(settings, output=tmp_path / "refused", **more)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_checkpointing_changes_no_loss_and_noise_does(settings: dict[str, Any], tmp_path: Path) -> None:
+    more: dict[str, Any] = {"max_steps": 3, "adapter": {"dropout": 0.1}}
+    plain = run(settings, output=tmp_path / "plain", **more)
+    less = run(settings, output=tmp_path / "less", speed={"checkpointing": True}, **more)
+    assert losses(less.folder) == pytest.approx(losses(plain.folder), abs=1e-6)
+    noisy = run(settings, output=tmp_path / "noisy", optimiser={"neftune": 5.0}, **more)
+    assert abs(losses(noisy.folder)[0] - losses(plain.folder)[0]) > 1e-4
+    plus = run(settings, output=tmp_path / "plus", optimiser={"loraplus": 16.0}, **more)
+    assert losses(plus.folder)[0] == losses(plain.folder)[0]
+    assert losses(plus.folder)[1:] != losses(plain.folder)[1:]
