@@ -244,7 +244,7 @@ def run(config: Config, log: Log) -> Run:
         load_budget(output / "last", budget)
     most = LOGITS if config.speed.chunked_loss else 0
     token_loss = TokenLoss(plain, accelerator.device, dtype, most=most)
-    model, optimiser = processes.prepare(plain, optimiser)
+    model, optimiser = processes.prepare(plain, optimiser, config.optimiser.clip)
     average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
     if average and progress.step:
         load_average(output / "last", average)
@@ -289,7 +289,7 @@ def run(config: Config, log: Log) -> Run:
             loss = step_of.gradients(data, batch, config.seed, step)
             if budget:
                 budget.add_gradients()
-            norm = processes.clip(learning, config.optimiser.clip)
+            norm = processes.clip(learning, config.optimiser.clip, optimiser)
             optimiser.step()
             if budget:
                 budget.after_step(step + 1)

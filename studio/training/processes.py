@@ -2,7 +2,7 @@
 
 ddp         every process has the whole model, and gradients are averaged
 fsdp        weights, gradients and moments are cut among the processes (`studio.training.fsdp`)
-deepspeed   the same by DeepSpeed, ZeRO stage 2 or 3 (`studio.training.zero`)
+deepspeed   gradients and moments are, by DeepSpeed's ZeRO (`studio.training.zero`)
 
 Alone, all three are one process with the whole model.
 """
@@ -24,7 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from studio.errors import ConfigError
-from studio.training import fsdp
+from studio.training import fsdp, zero
 from studio.training.threads import physical_cores
 from studio.training.tracking import check_tracker
 
@@ -70,28 +70,43 @@ class Processes:
         if self.strategy == "fsdp":
             fsdp.shard(model, self.accelerator.device, self.world)
 
-    def prepare(self, model: Any, optimiser: Any) -> tuple[Any, Any]:
-        """Return the model whose gradients are those of all processes, and its optimiser."""
+    def prepare(self, model: Any, optimiser: Any, clip: float) -> tuple[Any, Any]:
+        """Return the model whose gradients are those of all processes, and its optimiser.
+
+        ``clip`` is the limit that `clip` will be called with.
+        """
         if self.strategy == "fsdp":
             return model, optimiser
+        if self.strategy == "deepspeed":
+            taken = zero.Zero(model, optimiser, clip)
+            return taken.engine, taken
         prepared, stepping = self.accelerator.prepare(model, optimiser)
         return prepared, stepping
 
     def apart(self, model: Any) -> AbstractContextManager[Any]:
         """Return a context in which gradients only add up, and are not averaged yet.
 
-        Under fsdp they are averaged all the same: kept whole until the last one they would fill the memory
+        Where they are cut they are averaged all the same: whole until the last one, they would fill the memory
         that cutting them saves.
         """
-        return nullcontext() if self.strategy == "fsdp" else self.accelerator.no_sync(model)
+        return nullcontext() if self.sharded else self.accelerator.no_sync(model)
+
+    def backward(self, model: Any, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of a micro-batch, the ``last`` of a step or another one."""
+        if self.strategy == "deepspeed":
+            zero.backward(model, loss, last)
+        else:
+            self.accelerator.backward(loss)
 
     def agree(self, yes: bool) -> bool:
         """Return whether all processes say yes; every one of them must ask."""
         said: Tensor = self.accelerator.reduce(torch.tensor(float(yes), device=self.accelerator.device))
         return int(said) == self.world
 
-    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> Tensor:
+    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float, optimiser: Any) -> Tensor:
         """Scale gradients down to a norm of ``limit`` (0: never), and return the norm [] that they had."""
+        if isinstance(optimiser, zero.Zero):
+            return optimiser.take()
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
         return fsdp.joined(norm)
 
@@ -105,7 +120,8 @@ def join(
     of its batch uses: DDP has to look for that.
 
     Raises:
-        ConfigError: if accelerate's own configuration asks for another strategy, or found other processes.
+        ConfigError: if accelerate's own configuration asks for another strategy, or found other processes;
+            if the strategy's package is not installed.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
@@ -113,6 +129,8 @@ def join(
                 f"accelerate's configuration asks for {name}: launch without it, and give the strategy "
                 "as speed.strategy=ddp, fsdp or deepspeed"
             )
+    if strategy == "deepspeed":
+        zero.imported()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     if world > 1:

@@ -125,7 +125,7 @@ class Steps:
                 with self.waiting:
                     micro = self.feed.take(data, rows)
                 share = self.token_loss(self.model, micro, weights) / supervision
-                accelerator.backward(share * world)
+                self.processes.backward(self.model, share * world, last=not alone)
                 loss += share.detach()
             self._parts.append((rows, share.detach()))
         return loss
