@@ -74,35 +74,42 @@ def sounds(
     takes: tuple[str, ...] = ("input_features",),
     reads: tuple[str, ...] = (),
     audio: str = "model.audio_tower",
-    projector: str = "model.multi_modal_projector",
+    projector: str | None = "model.multi_modal_projector",
+    more: tuple[str, ...] = (),
+    either: bool = False,
     compute: Callable[[Any, Batch], Tensor] | None = None,
 ) -> Feature:
     """Return how sounds' features are computed, and put over the places of the sounds in the text.
 
     ``compute`` returns the frames [n, D] that stand in the text, projected; by default they are the pooled
-    output of ``get_audio_features``. What goes into the projector, has to be n rows too.
+    output of ``get_audio_features``. What goes into the projector has to be rows like them; where it is not,
+    or there are several, ``projector`` is None and ``more`` names the modules after the tower. ``either``:
+    the model takes ids or embeddings, not both.
     """
+
+    last = (projector,) if projector else ()
 
     def heard(model: Any, batch: Batch) -> Tensor:
         inputs = {key: batch[key] for key in (*takes, *reads) if key in batch}
         return _rows(model.model.get_audio_features(**inputs, return_dict=True).pooler_output)
 
     def both(model: Any, batch: Batch, projected: bool) -> list[Tensor]:
-        with into(model, (projector,)) as caught:
+        with into(model, last) as caught:
             made = (compute or heard)(model, batch)
         return [made if projected else caught[0]]
 
     def give(
         model: Any, inputs: Mapping[str, Any], features: Sequence[Tensor], projected: bool
     ) -> dict[str, Any]:
-        rows = features[0] if projected else model.get_submodule(projector)(features[0])
-        return over_places(model, inputs, model.config.audio_token_id, rows)
+        rows = features[0] if projected else through(model, last, features)[0]
+        found = over_places(model, inputs, model.config.audio_token_id, rows)
+        return {"input_ids": None, **found} if either else found
 
     return Feature(
         takes=takes,
         reads=reads,
-        parts=(audio, projector),
-        projectors=(projector,),
+        parts=(audio, *last, *more),
+        projectors=last,
         compute=both,
         give=give,
     )
@@ -139,9 +146,9 @@ def over_places(model: Any, inputs: Mapping[str, Any], token: int, features: Ten
     """
     ids = inputs["input_ids"]
     embeddings = inputs.get("inputs_embeds")
-    if embeddings is None:
-        embeddings = model.get_input_embeddings()(ids)
     places = ids == token
+    if embeddings is None:
+        embeddings = model.get_input_embeddings()(ids.masked_fill(places, 0))
     if int(places.sum()) != len(features):
         raise ValueError(f"{int(places.sum())} places for {len(features)} features")
     features = features.to(embeddings.device, embeddings.dtype)

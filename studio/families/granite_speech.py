@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import CheckpointError, MediaError
-from studio.families import _chat, _flat, _sounds
+from studio.families import _chat, _features, _flat, _sounds
 from studio.families._linears import LLM
 from studio.families._load import pretrained, processor
 from studio.families._speaker import Speaker
@@ -169,6 +169,12 @@ def tiny(folder: Path) -> Path:
     return _build.write(GraniteSpeechForConditionalGeneration, config, whole, folder)
 
 
+def _frames(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the frames [n, D] of all sounds that stand in the text, projected."""
+    made: torch.Tensor = model.model.get_audio_features(batch[_KEY], return_dict=True).pooler_output
+    return made[batch["input_features_mask"]]
+
+
 FAMILY = Family(
     name="granite_speech",
     model_types=("granite_speech",),
@@ -192,5 +198,15 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "audio": _features.sounds(
+            takes=(_KEY, _flat.LENGTHS, "input_features_mask"),
+            audio="model.encoder",
+            projector=None,
+            more=("model.projector",),
+            either=True,
+            compute=_frames,
+        )
+    },
     window=lambda processor: 0.0,
 )
