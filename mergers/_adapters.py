@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,18 @@ def _values(opened: Opened) -> dict[str, str]:
     return places
 
 
-def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> MergeReport:
-    """Write the merged adapter into an existing folder."""
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A merged adapter in memory: factors by module, tensors stored whole, and what was said of each."""
+
+    factors: dict[str, Factors]
+    values: dict[str, Tensor]
+    reports: tuple[ModuleReport, ...]
+    warnings: tuple[str, ...]
+
+
+def merged_adapter(planned: Plan, opened: Opened, log: Log) -> Made:
+    """Return the merged adapter without writing it."""
     spec, adapters, base = planned.spec, opened.adapters, opened.base
     modules = [step for step in planned.steps if step.why != WHOLE and step.action == "merge"]
     names = weight_names({s.name: s.shape for s in modules}, base) if base is not None else {}
@@ -188,13 +198,20 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
             values[step.name] = merged.to(torch.float32)
             reports.append(report)
             log.advance(1)
+    return Made(factors=factors, values=values, reports=tuple(reports), warnings=warnings)
+
+
+def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> MergeReport:
+    """Write the merged adapter into an existing folder."""
+    spec, adapters, base = planned.spec, opened.adapters, opened.base
+    made = merged_adapter(planned, opened, log)
     first = adapters[0]
     fingerprint = next((a.base_fingerprint for a in adapters if a.base_fingerprint), "")
     fill_adapter(
         folder,
-        factors,
+        made.factors,
         base=str(spec.base or first.base),
-        values=values,
+        values=made.values,
         dtype=torch.float32,
         base_fingerprint=fingerprint or (base.fingerprint() if base else ""),
         family=next((a.family for a in adapters if a.family), ""),
@@ -208,8 +225,8 @@ def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> Mer
         merged=planned.counts["merge"],
         copied=planned.counts["copy"],
         dropped=tuple(step.name for step in planned.steps if step.action == "drop"),
-        modules=tuple(reports),
-        warnings=warnings,
+        modules=made.reports,
+        warnings=made.warnings,
     )
 
 

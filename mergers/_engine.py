@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from mergers import _lock, _models
-from mergers._adapters import merge_adapters, plan_adapters
+from mergers._adapters import merge_adapters, merged_adapter, plan_adapters
 from mergers._assign import check_settings
 from mergers._card import card
 from mergers._checks import check_norm
@@ -22,7 +23,7 @@ from mergers._selftest import selftest
 from mergers._settings import needs_torch
 from mergers._spec import MergeSpec
 from mergers._threads import keep_freed_memory, one_torch_thread
-from studio.adapters import Adapter
+from studio.adapter_format import Adapter, Factors
 from studio.errors import MergeError
 from studio.files import atomic_folder
 from studio.log import Log, QuietLog
@@ -75,6 +76,22 @@ def merge(
     report = replace(report, seconds=time.monotonic() - began)
     log.say(report.text())
     return report
+
+
+def merged_factors(spec: MergeSpec, log: Log | None = None) -> Mapping[str, Factors]:
+    """Return the factors of a merge of adapters by module, without writing anything.
+
+    Raises subclasses of `TriptychError`, among them `MergeError` for what only a folder can hold: modules
+    stored whole, DoRA's lengths, biases.
+    """
+    planned, opened = prepare(replace(spec, output="adapter"))
+    with one_torch_thread():
+        made = merged_adapter(planned, opened, log or QuietLog())
+    odd = next((n for n, f in made.factors.items() if f.bias is not None or f.magnitude is not None), None)
+    if made.values or odd:
+        name = odd or next(iter(made.values))
+        raise MergeError(f"'{name}' has more than factors; merge into a folder instead")
+    return made.factors
 
 
 def threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:

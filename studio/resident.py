@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,13 @@ class Resident:
 
 def why_apart(adapter: Path) -> str:
     """Return why an adapter cannot answer in one batch with others, as a clause, or the empty string."""
-    kind = read_note(adapter).kind
-    return refusal(read_adapter(adapter)) if kind == "LORA" else f"it is of type {kind}"
+    return _why_apart(_stamp(adapter))
+
+
+@lru_cache(maxsize=256)
+def _why_apart(stamp: _Stamp) -> str:
+    kind = read_note(stamp[0]).kind
+    return refusal(read_adapter(stamp[0])) if kind == "LORA" else f"it is of type {kind}"
 
 
 def _modules(weights: Weights) -> Modules:

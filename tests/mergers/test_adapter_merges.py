@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from mergers import MergeSpec, merge, plan, replay, verify
+from mergers import MergeSpec, merge, merged_factors, plan, replay, verify
 from mergers._factors import compress, factorise
 from studio.adapters import add_lora, load_adapter, read_adapter, save_adapter
 from studio.checkpoint import Checkpoint
@@ -320,3 +320,19 @@ def test_factors_of_a_zero_delta_have_rank_one_and_are_zero() -> None:
     assert pair.b.shape == (5, 1)
     assert not (pair.b @ pair.a).any()
     assert factorise(torch.zeros(4, 6), 3).energy == 1.0
+
+
+def test_factors_in_memory_are_those_of_the_folder(
+    base: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    names = ("plain", "another rank and tower", "rslora")
+    for method, settings in (("linear", {"weight": 0.4}), ("ties", {"density": 0.5}), ("tsv_m", {})):
+        spec = _spec(method, [adapters[name] for name in names], base, settings=settings)
+        made = merged_factors(spec)
+        merge(spec, tmp_path / method)
+        kept = read_adapter(tmp_path / method).modules
+        assert made.keys() == kept.keys()
+        for name, each in made.items():
+            torch.testing.assert_close(each.delta(), kept[name].delta(), rtol=0, atol=1e-6)
+    with pytest.raises(MergeError, match="more than factors; merge into a folder"):
+        merged_factors(_spec("linear", [adapters["modules_to_save"], adapters["plain"]], base))
