@@ -148,7 +148,9 @@ def over_places(model: Any, inputs: Mapping[str, Any], token: int, features: Ten
     embeddings = inputs.get("inputs_embeds")
     places = ids == token
     if embeddings is None:
-        embeddings = model.get_input_embeddings()(ids.masked_fill(places, 0))
+        table = model.get_input_embeddings()
+        # A token beyond the table has a place in the text only; others look as they always do.
+        embeddings = table(ids.masked_fill(places, 0) if token >= table.num_embeddings else ids)
     if int(places.sum()) != len(features):
         raise ValueError(f"{int(places.sum())} places for {len(features)} features")
     features = features.to(embeddings.device, embeddings.dtype)
