@@ -64,8 +64,17 @@ def _weights(model: Any, paths: tuple[str, ...], without: tuple[str, ...]) -> It
 
 def _hash(name: str, value: Tensor) -> str:
     digest = named_hash(name, str(value.dtype), value.shape)
-    digest.update(as_bytes(value.detach().cpu().contiguous()))
+    # A quantised weight is its codes together with what they are scaled by.
+    state = getattr(value, "quant_state", None)
+    scales = (getattr(value, "SCB", None), *(getattr(s, "absmax", None) for s in (state, _of(state))))
+    for each in (value, *(scale for scale in scales if isinstance(scale, Tensor))):
+        digest.update(as_bytes(each.detach().cpu().contiguous()))
     return digest.hexdigest()
+
+
+def _of(state: Any) -> Any:
+    """Return the state by which the scales of doubly quantised weights are quantised themselves."""
+    return getattr(state, "state2", None)
 
 
 def under(name: str, paths: tuple[str, ...]) -> bool:
