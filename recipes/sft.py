@@ -43,7 +43,7 @@ from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
-from studio.training.fast_paths import take_fast_paths
+from studio.training.fast_paths import FastPaths
 from studio.training.interrupt import Interrupt
 from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
@@ -219,6 +219,8 @@ def run(config: Config, log: Log) -> Run:
     checkpoint_towers(plain, family, rules, config.speed.checkpointing)
     budget = budget_of(plain)
     noise = TextNoise(plain, config.optimiser.neftune) if config.optimiser.neftune else None
+    fast = FastPaths(plain, config.speed, data, log, processes, dtype=dtype)
+    fast.products(collate)
     # Frozen towers: computed once for each medium, unless it is another one in every epoch.
     changes = any(step.takes != "text" for step in steps)
     towers = None
@@ -227,9 +229,8 @@ def run(config: Config, log: Log) -> Run:
         towers = skip_towers(plain, gauge, datasets, collate, log, processes, dtype=dtype)
     if towers:
         collate = towers.collate(collate)
-    collate = take_fast_paths(
-        plain, config.speed, data, collate, (size // world, config.batch_size), log, processes, dtype=dtype
-    )
+    collate = fast.packing(collate, size // world, config.batch_size)
+    fast.compiled(collate)
     processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in learning)

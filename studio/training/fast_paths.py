@@ -9,10 +9,12 @@ Each is compared with the plain path on the same few rows, which differ in lengt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from studio.log import Log
 from studio.training.batches import epoch_batches, micro_batches
@@ -31,61 +33,101 @@ Collate = Callable[[Sequence[Batch]], Batch]
 ROWS, STEPS = 4, 50
 
 
-def take_fast_paths(
-    model: Any,
-    speed: Speed,
-    data: Encoded,
-    collate: Collate,
-    sizes: tuple[int, int],
-    log: Log,
-    processes: Processes,
-    *,
-    dtype: torch.dtype = torch.float32,
-) -> Collate:
-    """Put fast paths into ``model`` and return how rows become a batch from now on.
+class FastPaths:
+    """Puts fast paths into a model, each if it is asked for, pays, and computes the same of a few rows.
 
-    ``sizes`` are the rows of a step and of a micro-batch. The model is whole, and what learns is chosen; one
-    that is cut among processes takes no fast path. Every process of a run must come here.
+    A model that is cut among processes takes none of them; with encoder and decoder, it is never packed.
+    Every process of a run must come to each of the questions.
     """
-    device = processes.accelerator.device
-    decoder = "input_ids" in data.keys(0)
-    packing = decoder and (_padding_costs(model, data, sizes) if speed.packing == "auto" else speed.packing)
-    plain_cpu = device.type == "cpu" and dtype == torch.float32
-    products = not speed.compile and plain_cpu and (pays() if speed.products == "auto" else speed.products)
-    if speed.packing is True and not decoder:
-        log.say("packing: off, because the model is an encoder with a decoder")
-    if not (packing or products or speed.compile):
-        return collate
-    if next(model.parameters()).device.type != device.type:
-        log.say(f"packing, products, compile: off; with speed.strategy={processes.strategy} no process has "
-                "the model whole")  # fmt: skip
-        return collate
 
-    gate = Gate(model, log, dtype=dtype, agree=processes.agree)
-    loss = TokenLoss(model, device, dtype)
-    order = sorted(range(len(data)), key=lambda index: data.lengths[index])
-    rows = sorted({order[at * (len(order) - 1) // (ROWS - 1)] for at in range(ROWS)})
-    items, weights = [data[row] for row in rows], [data.weights[row] for row in rows]
-    try:
-        plain = gate.measure(lambda: loss(model, collate(items), weights))
-        if packing:
-            packed = Packing(model, collate)
-            if gate.allows("packing", plain, lambda: loss(model, packed(items), weights)):
-                collate = packed
-        if products:
-            fast = FastProducts(model)
-            if not gate.allows("products", plain, lambda: loss(model, collate(items), weights)):
+    def __init__(
+        self,
+        model: Any,
+        speed: Speed,
+        data: Encoded,
+        log: Log,
+        processes: Processes,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Ask about ``model``, which is whole, and in which what learns is chosen, for rows of ``data``."""
+        self._model, self._speed, self._data, self._log = model, speed, data, log
+        self._device, self._dtype = processes.accelerator.device, dtype
+        self._gate = Gate(model, log, dtype=dtype, agree=processes.agree)
+        self._whole = next(model.parameters()).device.type == self._device.type
+        if not self._whole:
+            log.say(
+                f"packing, products: off; by strategy={processes.strategy} no process has all of the model"
+            )
+
+    def products(self, collate: Collate) -> None:
+        """Put linear layers through oneDNN; `speed.compile` has products of its own."""
+        plain_cpu = self._device.type == "cpu" and self._dtype == torch.float32
+        asked = pays() if self._speed.products == "auto" else self._speed.products
+        if not (asked and plain_cpu and self._whole) or self._speed.compile:
+            return
+        with self._loss(collate) as loss:
+            plain = self._gate.measure(loss)
+            fast = FastProducts(self._model)
+            if not self._gate.allows("products", plain, loss):
                 fast.close()
-        if speed.compile:
-            layers = _layers(model)
+
+    def packing(self, collate: Collate, rows: int, micro: int) -> Collate:
+        """Return how rows become a batch from now on: ``rows`` are those of a step, ``micro`` of a part."""
+        asked = self._speed.packing
+        if "input_ids" not in self._data.keys(0):
+            if asked is True:
+                self._log.say("packing: off, because the model is an encoder beside a decoder")
+            return collate
+        if not self._whole or not (self._padding_costs(rows, micro) if asked == "auto" else asked):
+            return collate
+        packed = Packing(self._model, collate)
+        with self._loss(collate) as plain, self._loss(packed) as fast:
+            return packed if self._gate.allows("packing", self._gate.measure(plain), fast) else collate
+
+    def compiled(self, collate: Collate) -> None:
+        """Put the layers of the language model through torch.compile, for batches of any size."""
+        if not (self._speed.compile and self._whole):
+            return
+        with self._loss(collate) as loss:
+            plain = self._gate.measure(loss)
+            layers = _layers(self._model)
             for layer in layers:
                 layer.compile(dynamic=True)
-            if not gate.allows("compile", plain, lambda: loss(model, collate(items), weights)):
+            if not self._gate.allows("compile", plain, loss):
                 for layer in layers:
                     layer._compiled_call_impl = None
-    finally:
-        loss.close()
-    return collate
+
+    @contextmanager
+    def _loss(self, collate: Collate) -> Iterator[Callable[[], Tensor]]:
+        """Yield what computes the loss of a few rows, as different in length as the data's are."""
+        data = self._data
+        order = sorted(range(len(data)), key=lambda index: data.lengths[index])
+        rows = sorted({order[at * (len(order) - 1) // (ROWS - 1)] for at in range(ROWS)})
+        items, weights = [data[row] for row in rows], [data.weights[row] for row in rows]
+        loss = TokenLoss(self._model, self._device, self._dtype)
+        try:
+            yield lambda: loss(self._model, collate(items), weights)
+        finally:
+            loss.close()
+
+    def _padding_costs(self, rows: int, micro: int) -> bool:
+        """Return whether the first steps' rows cost noticeably less packed than padded."""
+        text = self._model.config.get_text_config()
+        width, depth = int(text.hidden_size), int(text.num_hidden_layers)
+        inner = int(getattr(text, "intermediate_size", 0) or 4 * width)
+        lengths = self._data.lengths
+        parts = [
+            [lengths[index] for index in part]
+            for batch in epoch_batches(lengths, rows, 0, 0)[:STEPS]
+            for part in micro_batches(batch, lengths, micro, tokens=self._speed.batch_tokens)
+        ]
+        return packing_pays(
+            parts,
+            parameters=depth * (4 * width * width + 3 * width * inner),
+            width=width * depth,
+            flash="flash" in str(getattr(text, "_attn_implementation", "")),
+        )
 
 
 def _layers(model: Any) -> list[torch.nn.Module]:
@@ -98,20 +140,3 @@ def _layers(model: Any) -> list[torch.nn.Module]:
         if isinstance(part, torch.nn.ModuleList) and path.endswith("layers") and len(part) == wanted
     ]
     return list(lists[-1]) if lists else []
-
-
-def _padding_costs(model: Any, data: Encoded, sizes: tuple[int, int]) -> bool:
-    """Return whether the first steps' rows cost noticeably less packed than padded."""
-    text = model.config.get_text_config()
-    width, depth = int(text.hidden_size), int(text.num_hidden_layers)
-    inner = int(getattr(text, "intermediate_size", 0) or 4 * width)
-    lengths = data.lengths
-    parts = [
-        [lengths[index] for index in part]
-        for batch in epoch_batches(lengths, sizes[0], 0, 0)[:STEPS]
-        for part in micro_batches(batch, lengths, sizes[1])
-    ]
-    flash = "flash" in str(getattr(text, "_attn_implementation", ""))
-    return packing_pays(
-        parts, parameters=depth * (4 * width * width + 3 * width * inner), width=width * depth, flash=flash
-    )
