@@ -15,8 +15,8 @@ A file of settings lists steps by name or with settings; `triptych ls steps` sho
       - balance: {group: accent, mitigate: weight}
 
 The input stays as it is. The folder `output` gets the rows that stay, their media, a card, curate.json, and
-`undo/` with removed.jsonl and changes.jsonl, from which the input comes back byte for byte. A killed run goes
-on after the last finished step.
+`undo/` with removed.jsonl and changes.jsonl, from which the input comes back byte for byte (Parquet as lines
+of JSON). A killed run goes on after the last finished step.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from studio.cache import Kept
 from studio.config import to_dict
 from studio.data import samples as read_samples
 from studio.data.card import make_card, write_card
-from studio.data.findings.check import data_files
+from studio.data.findings.source import data_files
 from studio.data.provenance import read_about, steps_applied
 from studio.data.steps._chain import all_done, applied, next_state, recall, remember, state_of
-from studio.data.steps._ledger import UNDO, restore, write_set
+from studio.data.steps._ledger import UNDO, lines_name, restore, write_set
 from studio.data.steps._step import Bench, Outcome, read_steps
 from studio.errors import ConfigError, DataError
 from studio.files import atomic_folder
@@ -144,7 +144,7 @@ def run(config: Config, log: Log) -> Run:
         # What was said of the input as a whole holds for what is left of it.
         about = read_about(files[0].parent, rows)
         about = about if about.name else replace(about, name=config.output.name)
-        new = [folder / file.name for file in files if (folder / file.name).is_file()]
+        new = [folder / lines_name(file) for file in files if (folder / lines_name(file)).is_file()]
         write_card(
             make_card(new, [list(read_samples(file)) for file in new], about, steps_applied(folder)), folder
         )
@@ -161,14 +161,9 @@ def _undo(config: Config, curated: Path, log: Log) -> Run:
 
 
 def _check_places(output: Path, files: list[Path]) -> None:
-    """Refuse what cannot be read line by line, and an output that would take the place of the input."""
+    """Refuse an output that would take the place of the input."""
     target = output.resolve()
     for file in files:
-        if file.suffix != ".jsonl":
-            raise DataError(
-                f"data file '{file}' is not .jsonl, and could not be given back byte for byte; "
-                "`triptych convert` writes it as rows of JSON"
-            )
         if target in file.parents or target == file:
             raise ConfigError(
                 f"output '{output}' would take the place of the input '{file}'; give another folder"

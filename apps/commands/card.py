@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from studio.assets import find_data
     from studio.data import load_data
     from studio.data.card import croissant, make_card, readme, write_card
-    from studio.data.findings.check import data_files
+    from studio.data.findings.source import data_files
     from studio.data.provenance import read_about, steps_applied
 
     files = [file.resolve() for file in data_files(find_data(options.data))]

@@ -15,7 +15,7 @@ EXAMPLE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("data", metavar="DATA", help="a .jsonl file, a folder of them, or a shipped name")
+    parser.add_argument("data", metavar="DATA", help="rows in any format `triptych ls formats` lists")
     parser.add_argument("--model", metavar="M", help="whose processor shows them")
     parser.add_argument(
         "--augment",
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="show each step of an augmentation side by side: a YAML file or a run (--model: features, too)",
     )
     parser.add_argument("-n", type=int, default=3, metavar="N", help="how many rows (%(default)s)")
-    parser.add_argument("--split", metavar="S", help="which .jsonl of a folder (train, if there is one)")
+    parser.add_argument("--split", metavar="S", help="which split of a folder (train, if there is one)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
 
 
@@ -32,8 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Encode the first rows and show them; a row that cannot be shown is told with its sentence."""
     from studio import families
     from studio.assets import find_data, find_model
-    from studio.data.findings.check import data_files
-    from studio.data.findings.rows import read_rows
+    from studio.data.findings.source import source_of
     from studio.data.kept_facts import examine
     from studio.errors import ConfigError, DataError
     from studio.files import atomic_write
@@ -42,35 +41,43 @@ def run(options: argparse.Namespace) -> int:
 
     if options.n < 1:
         raise ConfigError(f"-n must be at least 1, not {options.n}")
-    file = data_files(find_data(options.data), options.split)[-1]
+    source = source_of(find_data(options.data), options.split).one_split()
     if options.augment:
-        return _augmented(options, file)
+        if not source.own:
+            raise ConfigError(
+                f"--augment takes rows of ours; convert '{options.data}' first: triptych convert"
+            )
+        return _augmented(options, source.files[-1])
     if not options.model:
         raise ConfigError("--model must be given: the rows are shown as its processor makes them")
     gauge = families.gauge(find_model(options.model))
 
     from apps.preview import Row, preview_page, row_of, terminal
 
-    rows: list[Row] = []
-    for found in islice(read_rows(file), options.n):
-        if not isinstance(found, Sample):
-            rows.append(Row(where=f"{file.name}:{found.row}", problem=found.message))
-            continue
-        try:
-            rows.append(row_of(found, gauge))
-        except DataError as error:
-            rows.append(Row(where=f"{file.name}:{found.line}", problem=str(error)))
-    if not rows:
-        raise DataError(f"data file '{file}' holds no samples")
-    if options.html:
-        media = examine([medium for row in rows for medium in row.media], QuietLog())
-        atomic_write(options.html, preview_page(f"{file.parent.name}/{file.name}", rows, media))
-        print(f"written to {options.html}")
-        return 0
+    with source.opened() as read:
+        rows: list[Row] = []
+        for _, found in islice(read(), options.n):
+            if not isinstance(found, Sample):
+                rows.append(Row(where=f"{found.file.name}:{found.row}", problem=found.message))
+                continue
+            try:
+                rows.append(row_of(found, gauge))
+            except DataError as error:
+                rows.append(Row(where=f"{found.file.name}:{found.line}", problem=str(error)))
+        if not rows:
+            raise DataError(f"data file '{source.path}' holds no samples")
+        if options.html:
+            media = examine([medium for row in rows for medium in row.media], QuietLog())
+            title = f"{source.path.absolute().parent.name}/{source.path.name}"
+            atomic_write(options.html, preview_page(title, rows, media))
+            print(f"written to {options.html}")
+            return 0
 
     from rich.console import Console
 
     console = Console(highlight=False)
+    if not source.own:
+        console.print(f"{options.data} is {source.format}: {source.why}", style="dim")
     for row in rows:
         console.print(terminal(row))
     console.print("green bold: trained; dim: read only; yellow: places of a medium", style="dim")

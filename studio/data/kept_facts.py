@@ -49,7 +49,7 @@ def examine(wanted: Iterable[Medium], log: Log, kept: Kept | None = None) -> dic
             done[medium] = Examined(digest="", facts=fault)
     there = [medium for medium in todo if medium not in done]
     digests = content_hashes([path for path, _ in there], kept)
-    names = {medium: f"facts:{_code()}:{medium[1]:d}:{digests.get(medium[0], '')}" for medium in there}
+    names = {medium: f"facts:{code()}:{medium[1]:d}:{digests.get(medium[0], '')}" for medium in there}
     known = {key: _facts(text) for key, text in kept.get(list(dict.fromkeys(names.values()))).items()}
     fresh = {key: medium for medium, key in names.items() if known.get(key) is None}
     if fresh:
@@ -74,12 +74,12 @@ def examine(wanted: Iterable[Medium], log: Log, kept: Kept | None = None) -> dic
 def content_hashes(paths: Sequence[Path], kept: Kept | None = None) -> dict[Path, str]:
     """Return the SHA-256 of each file that can be read; unchanged files are not read again."""
     kept = kept or Kept()
-    stamps = {path: stamp for path in paths if (stamp := _stamp(path))}
+    stamps = {path: seen for path in paths if (seen := stamp(path))}
     known = kept.get([f"file:{path}" for path in stamps])
     found, stale = {}, []
-    for path, stamp in stamps.items():
+    for path, seen in stamps.items():
         before, _, digest = known.get(f"file:{path}", "").rpartition(" ")
-        if before == stamp:
+        if before == seen:
             found[path] = digest
         else:
             stale.append(path)
@@ -101,7 +101,8 @@ def workers() -> int:
     return min(8, processors())
 
 
-def _stamp(path: Path) -> str:
+def stamp(path: Path | str) -> str:
+    """Return a file's size, times and inode, which change with its bytes; "" if there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -140,7 +141,7 @@ def _moved(found: Facts, old: str, new: str) -> Facts:
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """Return a hash over the code and the decoders that tell facts."""
     digest = hashlib.sha256()
     for module in (media, media_facts):

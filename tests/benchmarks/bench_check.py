@@ -286,7 +286,7 @@ def _growth(folder: Path) -> dict[str, float]:
     code = (
         "import json, resource, sys, time; from pathlib import Path\n"
         "from studio.data.findings import check; from studio.log import QuietLog\n"
-        "from studio.data.findings.check import data_files\n"
+        "from studio.data.findings.source import data_files\n"
         "began = time.process_time(); found = check(data_files(Path(sys.argv[1])), QuietLog())\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "spent = time.process_time() - began\n"

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from recipes.curate import Config, run
 from studio.data import load_data
+from studio.data.formats import convert
+from studio.data.rows import row_of
 from studio.errors import ConfigError, DataError
 from studio.files import folder_hash
 from studio.log import QuietLog
@@ -113,6 +115,25 @@ def test_undo_gives_the_input_back_byte_for_byte(raw: Path, tmp_path: Path, medi
     if media == "link":
         assert folder_hash(tmp_path / "back") == before == folder_hash(raw)
     assert report["removed"] == 3
+
+
+def test_parquet_is_curated_and_its_rows_come_back(raw: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    convert(raw, table, "parquet")
+    before = folder_hash(table)
+    report = curate(table, tmp_path / "out")
+    rows = curate(raw, tmp_path / "lines")
+    assert [report[name] for name in ("rows", "kept", "removed", "changed")] == [
+        rows[name] for name in ("rows", "kept", "removed", "changed")
+    ]
+    assert {one["file"] for one in lines(tmp_path / "out/undo/removed.jsonl")} == {"train.jsonl"}
+    run(Config(undo=tmp_path / "out", output=tmp_path / "back"), QuietLog())
+    for split in ("train", "test"):
+        found = load_data(tmp_path / "back", split)
+        assert [row_of(one, tmp_path / "back") for one in found] == [
+            row_of(one, table) for one in load_data(table, split)
+        ]
+    assert folder_hash(table) == before
 
 
 def test_undo_refuses_a_set_that_was_changed_since(raw: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from studio import families, media_facts
 from studio.cache import Kept
 from studio.data import load_data
 from studio.data.findings import KINDS, Report, check, check_before_training
-from studio.data.findings.check import data_files
 from studio.data.findings.page import SHOWN, findings_page
 from studio.data.findings.repair import repair
+from studio.data.findings.source import data_files
 from studio.errors import DataError, MediaError
 from studio.log import QuietLog
 from studio.media import load_image, read_sound

@@ -282,7 +282,7 @@ def test_paths_that_lead_out_are_refused_unread(tmp_path: Path) -> None:
     (folder / "train.jsonl").write_text(ask(*names))
     report = check([folder / "train.jsonl"], QuietLog(), kept=Kept(tmp_path / "kept"))
     assert [finding.kind for finding in report.findings] == ["path"] * len(names)
-    assert report.facts == {}
+    assert report.media == 0
 
 
 def test_a_line_longer_than_is_read_is_one_finding_and_the_next_rows_are_read(

@@ -14,8 +14,10 @@ import pytest
 
 from studio import families
 from studio.cache import Kept
-from studio.data import kept_facts, write_jsonl
+from studio.data import kept_facts, samples, write_jsonl
 from studio.data.findings import check, lengths
+from studio.data.findings.copies import media_of
+from studio.data.kept_facts import examine
 from studio.data.steps import _measured
 from studio.data.steps._step import Bench
 from studio.data.steps.image_quality import picture_figures
@@ -38,10 +40,12 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def checked(data: Path, model: Path | None, cache: Path) -> dict[str, Any]:
     gauge = families.gauge(model) if model else None
     report = check([data], QuietLog(), gauge=gauge, kept=Kept(cache))
+    media = {medium for row in samples(data) for medium in media_of(row)}
     facts = {
-        str(path): dataclasses.asdict(known) | {"picture": picture}
-        for (path, picture), known in report.facts.items()
+        str(path): dataclasses.asdict(known.facts) | {"picture": picture, "digest": known.digest}
+        for (path, picture), known in examine(sorted(media), QuietLog(), Kept(cache)).items()
     }
+    assert report.media == len(media)
     found: dict[str, Any] = json.loads(json.dumps({"facts": facts, **report.as_json()}))
     return found
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.data.findings.kinds import KINDS, Kind
-from studio.media_facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,13 @@ class Finding:
 class Report:
     """All that was found in ``rows`` rows of ``files``, in their order.
 
-    ``facts`` are those of all media; ``rate`` is the one that sounds should have (0: any).
+    ``media`` counts the different files; ``rate`` is the one that sounds should have (0: any).
     """
 
     files: Sequence[Path]
     rows: int
     findings: Sequence[Finding]
-    facts: Mapping[tuple[Path, bool], Facts] = field(default_factory=dict)
+    media: int = 0
     rate: int = 0
 
     @property
@@ -76,18 +76,32 @@ class Report:
         return [finding for finding in self.findings if finding.error]
 
     @property
+    def error_count(self) -> int:
+        """How many of the findings stop a training run."""
+        return sum(count for name, count in self.counts().items() if KINDS[name].severity == "error")
+
+    @property
     def told(self) -> str:
         """The report in one line."""
-        errors = len(self.errors)
+        errors = self.error_count
         what = f"{errors:,} errors, {len(self.findings) - errors:,} warnings"
-        return f"{self.rows:,} rows, {len(self.facts):,} media: {what if self.findings else 'nothing found'}"
+        return f"{self.rows:,} rows, {self.media:,} media: {what if self.findings else 'nothing found'}"
 
     def counts(self) -> dict[str, int]:
         """Return how often each kind was found, errors first, then the most frequent."""
-        count = Counter(finding.kind for finding in self.findings)
+        own: Counter[str] | None = getattr(self.findings, "counts", None)
+        count = own if own is not None else Counter(finding.kind for finding in self.findings)
         order = sorted(count, key=lambda name: (KINDS[name].severity, -count[name], name))
         return {name: count[name] for name in order}
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as it stands in check.json."""
-        return {"rows": self.rows, "findings": [finding.as_json() for finding in self.findings]}
+        return json.loads("".join(self.json_text()))  # type: ignore[no-any-return]
+
+    def json_text(self) -> Iterator[str]:
+        """Yield check.json piece by piece: it may be longer than would fit into memory."""
+        yield f'{{\n "rows": {self.rows},\n "findings": ['
+        for number, finding in enumerate(self.findings):
+            yield ",\n  " if number else "\n  "
+            yield json.dumps(finding.as_json(), indent=1, ensure_ascii=False).replace("\n", "\n  ")
+        yield "\n ]\n}\n" if self.findings else "]\n}\n"

@@ -70,7 +70,11 @@ def _sound(path: Path, facts: Facts, rate: int) -> Iterator[Found]:
 
 def usual_rate(facts: Iterable[Facts]) -> int:
     """Return the rate that most sounds have; 0 without sounds, or where no rate has the majority."""
-    count = Counter(one.rate for one in facts if one.rate)
+    return most_usual(Counter(one.rate for one in facts if one.rate))
+
+
+def most_usual(count: Counter[int]) -> int:
+    """Return the rate that most of the counted sounds have, or 0."""
     if not count:
         return 0
     rate, often = count.most_common(1)[0]

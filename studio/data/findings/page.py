@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from studio.data.findings.found import Finding, Report
 from studio.data.findings.kinds import KINDS
-from studio.data.kept_facts import Medium, workers
+from studio.data.kept_facts import Medium, examine, workers
 from studio.errors import MediaError
 from studio.heatmap import page, plain_table
+from studio.log import QuietLog
 from studio.media_facts import Facts, thumbnail
 
 #: So many findings of each kind are shown; check.json holds all.
@@ -41,28 +41,28 @@ h2 small{font-weight:400;margin-left:.5rem}a{color:inherit}
 def findings_page(report: Report) -> str:
     """Return the page, self-contained: thumbnails and waveforms are in it."""
     root = report.files[0].parent
-    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    shown: dict[str, list[Finding]] = {name: [] for name in report.counts()}
     for finding in report.findings:
-        by_kind[finding.kind].append(finding)
-    shown = {name: by_kind[name][:SHOWN] for name in report.counts()}
-    looks = _looks(report, [finding for some in shown.values() for finding in some])
+        if len(shown[finding.kind]) < SHOWN:
+            shown[finding.kind].append(finding)
+    looks = _looks([finding for some in shown.values() for finding in some])
     return page(
         f"Check of {root.name}",
         [
             f"<h1>Check of {html.escape(root.name)}</h1>",
             f"<p class=soft>{html.escape(', '.join(file.name for file in report.files))}</p>",
             _tally(report),
-            *_sections(report, by_kind, shown, looks, root),
+            *_sections(report, shown, looks, root),
         ],
         STYLE,
     )
 
 
 def _tally(report: Report) -> str:
-    errors = len(report.errors)
+    errors = report.error_count
     figures = [
         ("", report.rows, "rows"),
-        ("", len(report.facts), "media"),
+        ("", report.media, "media"),
         ("error" if errors else "", errors, "errors"),
         ("warning", len(report.findings) - errors, "warnings"),
     ]
@@ -72,7 +72,6 @@ def _tally(report: Report) -> str:
 
 def _sections(
     report: Report,
-    by_kind: dict[str, list[Finding]],
     shown: dict[str, list[Finding]],
     looks: dict[Medium, str],
     root: Path,
@@ -84,7 +83,7 @@ def _sections(
     lines = [(name, KINDS[name].severity, f"{counts[name]:,}", KINDS[name].means) for name in counts]
     yield plain_table(("kind", "severity", "rows", "what it means"), lines)
     for name, some in shown.items():
-        kind, more = KINDS[name], len(by_kind[name]) - len(some)
+        kind, more = KINDS[name], counts[name] - len(some)
         yield (
             f'<h2 class="{kind.severity}" id="{name}">{name}'
             f"<small>{counts[name]:,} x {kind.severity}</small></h2>"
@@ -109,11 +108,12 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _looks(report: Report, shown: list[Finding]) -> dict[Medium, str]:
+def _looks(shown: list[Finding]) -> dict[Medium, str]:
     """Return what each medium that is shown looks or sounds like, as HTML."""
     media = list(dict.fromkeys(finding.medium for finding in shown if finding.medium))
+    examined = examine(media, QuietLog())
     with ThreadPoolExecutor(workers()) as pool:
-        drawn = pool.map(look, media, [report.facts[medium] for medium in media])
+        drawn = pool.map(look, media, [examined[medium].facts for medium in media])
         return dict(zip(media, drawn, strict=True))
 
 

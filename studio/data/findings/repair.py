@@ -15,9 +15,10 @@ from studio.data.findings import kinds
 from studio.data.findings.found import Finding, Report
 from studio.data.findings.rows import read_rows
 from studio.data.jsonl import write_jsonl
+from studio.data.kept_facts import examine
 from studio.errors import DataError
 from studio.files import atomic_folder
-from studio.log import Log
+from studio.log import Log, QuietLog
 from studio.media import load_sound, save_sound
 from studio.media_facts import Facts, suffixes, write_upright
 from studio.types import Image, Part, Sample, Text, Turn
@@ -117,7 +118,8 @@ class _Media:
         return replace(part, path=self._done[medium])
 
     def _put(self, path: Path, picture: bool) -> Path:
-        facts, why = self._report.facts[path, picture], self._why[path, picture]
+        why = self._why.get((path, picture), [])
+        facts = examine([(path, picture)], QuietLog())[path, picture].facts if why else Facts()
         recode = [name for name in why if name != kinds.EXTENSION.name]
         suffix = _suffix(path, picture, facts, bool(recode)) if why else path.suffix
         target = self._free(path, self._folder / path.relative_to(self._root).with_suffix(suffix))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from studio.data.parquet import parquet_rows
 from studio.data.rows import row_of
 from studio.data.steps._step import Place
 from studio.errors import DataError
@@ -56,14 +57,14 @@ def write_set(
     log.stage("writing", len(files), "files")
     with open(undo / REMOVED, "wb") as removed, open(undo / CHANGES, "wb") as changes:
         for file in files:
-            layouts[file.name] = _write_file(folder, file, done, removed, changes, media)
+            layouts[lines_name(file)] = _write_file(folder, file, done, removed, changes, media)
             log.advance()
     media.finish()
     (undo / LAYOUT).write_text(json.dumps({"files": layouts}, indent=1, ensure_ascii=False), encoding="utf-8")
     for file in files:
-        told = layouts[file.name]
+        told = layouts[lines_name(file)]
         digest = hashlib.sha256()
-        for raw in _restored(folder, file.name, told):
+        for raw in _restored(folder, lines_name(file), told):
             digest.update(raw)
         if digest.hexdigest() != told["input"]:
             raise DataError(f"data file '{file}' was changed while it was in use")
@@ -81,9 +82,9 @@ def _write_file(
     digest, ending, blank, endings = hashlib.sha256(), "", {}, {}
     rows = kept = number = 0
     bom = False
-    target = folder / file.name
-    with open(file, "rb") as source, open(target, "wb") as out:
-        for number, raw in enumerate(source, 1):
+    target = folder / lines_name(file)
+    with open(target, "wb") as out:
+        for number, raw in enumerate(_raw_lines(file), 1):
             digest.update(raw)
             if number == 1 and raw.startswith(_BOM):
                 bom, raw = True, raw[len(_BOM) :]
@@ -106,7 +107,7 @@ def _write_file(
             row = json.loads(bare)
             media.spare(row)
             line = {"line": bare.decode()}
-            where = {"file": file.name, "row": number, "id": str(row.get("id", ""))}
+            where = {"file": target.name, "row": number, "id": str(row.get("id", ""))}
             if what.new is None:
                 [*earlier, (step, reason)] = what.steps
                 more: dict[str, Any] = {"step": step, "reason": reason}
@@ -127,6 +128,20 @@ def _write_file(
         "output": sha256_file(target) if kept else "", "bom": bom, "ending": ending,
         "endings": endings, "blank": blank,
     }  # fmt: skip
+
+
+def lines_name(file: Path) -> str:
+    """Return what the file with the rows of ``file`` is called in a curated set: Parquet becomes lines."""
+    return f"{file.stem}.jsonl"
+
+
+def _raw_lines(file: Path) -> Iterator[bytes]:
+    """Yield the lines of a data file as they are, or the rows of a Parquet file as lines of JSON."""
+    if file.suffix == ".parquet":
+        yield from (_json(row) for _, row in parquet_rows(file))
+        return
+    with open(file, "rb") as lines:
+        yield from lines
 
 
 def _json(value: Any) -> bytes:
