@@ -9,6 +9,7 @@ ValueError
     │   └── LengthError a row that is longer than the model takes
     ├── CheckpointError a model or adapter folder that cannot be read or trusted
     ├── MergeError      inputs that cannot be merged with each other
+    ├── DivergedError   a training whose loss is no number any more
     └── LostProcess     another process of the same run that is gone
 """
 
@@ -24,6 +25,10 @@ class TriptychError(ValueError):
 
 class ConfigError(TriptychError):
     """A setting that is unknown, of the wrong type or out of range."""
+
+
+class DivergedError(TriptychError):
+    """A training whose loss or gradient is no finite number any more."""
 
 
 class DataError(TriptychError):

@@ -16,6 +16,7 @@ DOORS = {
     "gradio": ("apps/web/",),
     "mergekit": ("mergers/_mergekit.py",),
     "peft": ("studio/adapters.py", "studio/peft_methods.py", "studio/variants.py"),
+    "bitsandbytes": ("studio/quantise.py",),
     "soundfile": ("studio/media.py", "studio/media_facts.py", "studio/synthetic/"),
     "torchaudio": ("studio/media.py", "studio/augment/", "studio/synthetic/"),
     "PIL": (
@@ -31,6 +32,7 @@ DOORS = {
     "sqlalchemy": ("studio/store.py", "studio/tables.py", "studio/migrations/"),
     "alembic": ("studio/store.py", "studio/migrations/"),
     "pyarrow": ("studio/data/",),
+    "optuna": ("recipes/",),
     "ray": ("studio/shardwork_ray.py",),
 }
 FILES = sorted(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))
