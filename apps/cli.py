@@ -31,6 +31,7 @@ COMMANDS = (
     "merge",
     "eval",
     "app",
+    "serve",
     "ls",
     "show",
     "doctor",

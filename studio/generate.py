@@ -203,7 +203,7 @@ def _generate(
     """
     model = _plain(loaded.model)
     settings = copy.deepcopy(model.generation_config)
-    width = _tokens(batch).shape[-1]
+    width = prompt_ids(batch).shape[-1]
     room = getattr(model.config, "max_target_positions", None) or sys.maxsize
     length = min(width + max_new_tokens, room)
     # The limit is set in the form that the checkpoint's own settings use: transformers warns about both.
@@ -232,7 +232,9 @@ def windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[li
 
     def window(start: int) -> list[tuple[int, Batch]]:
         places = range(start, min(start + size, len(samples)))
-        return sorted(((i, encode(samples[i])) for i in places), key=lambda pair: -_tokens(pair[1]).shape[-1])
+        return sorted(
+            ((i, encode(samples[i])) for i in places), key=lambda pair: -prompt_ids(pair[1]).shape[-1]
+        )
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as ahead:
         upcoming = ahead.submit(window, 0) if samples else None
@@ -243,8 +245,8 @@ def windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[li
             yield ready
 
 
-def _tokens(batch: Batch) -> Tensor:
-    """Return the prompt that the answer is appended to: the decoder's, where there are two."""
+def prompt_ids(batch: Batch) -> Tensor:
+    """Return the ids of the prompt that the answer is appended to: the decoder's, where there are two."""
     return batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
 
 

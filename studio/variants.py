@@ -206,6 +206,17 @@ class Engine:
                     log.advance(len(places) * len(names))
         return found
 
+    def prompt_tokens(self, name: str, sample: Sample) -> int:
+        """Return how many tokens a question is for a variant, media included."""
+        resident, _ = self._resident(name)
+        item = self._encode(resident, resident.loaded())(sample)
+        return int(generate.prompt_ids(item).numel())
+
+    def text_tokens(self, name: str, text: str) -> int:
+        """Return how many tokens a text is for a variant."""
+        tokenizer = self._resident(name)[0].loaded().processor.tokenizer
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def apart(self, name: str) -> str:
         """Return why a variant cannot answer in one batch with others, as a clause, or the empty string."""
         weights = self._weights(name)
