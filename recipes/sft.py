@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -44,12 +45,14 @@ from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
 from studio.training.evaluation import evaluation_loss
 from studio.training.fast_paths import FastPaths
+from studio.training.fitting import Fitting, fit
 from studio.training.interrupt import Interrupt
 from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
 from studio.training.noise import TextNoise
 from studio.training.prefetch import Prefetch
 from studio.training.processes import join
+from studio.training.rehearsal import Estimate, Rehearsal
 from studio.training.result import card, keep
 from studio.training.save import Progress, load_average, load_budget, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
@@ -116,6 +119,9 @@ class Config:
     max_steps: int | None = field(default=None, metadata={"help": "optimiser steps, instead of epochs"})
     batch_size: int = field(default=8, metadata={"help": "samples in a micro-batch, on each process"})
     accumulate: int = field(default=1, metadata={"help": "micro-batches a step; 8 x 1 does as 2 x 4"})
+    memory: str | None = field(
+        default=None, metadata={"help": "8GB: cut batch_size x accumulate so that a process takes no more"}
+    )
     schedule: Schedule = field(default="cosine", metadata={"help": "the learning rate after the warm-up"})
     optimiser: Optimiser = field(default_factory=Optimiser, metadata={"help": "the steps it takes"})
     seed: int = field(default=0, metadata={"help": "seed of LoRA's start, the order and dropout"})
@@ -139,7 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
-APART = ("output", "save_every", "tracker", "resume", "speed", "evaluate.answers")
+APART = ("output", "save_every", "memory", "tracker", "resume", "speed", "evaluate.answers")
 #: Several processes may work on one run.
 PARALLEL = True
 
@@ -150,6 +156,19 @@ def run(config: Config, log: Log) -> Run:
     Raises `TriptychError` for a mistake in settings, model or data, before the first step, and when the loss
     stops being a number. `KeyboardInterrupt` follows Ctrl-C, after the state is saved.
     """
+    return _train(config, log)
+
+
+def estimate(config: Config, log: Log) -> Estimate:
+    """Return what the run would take, measured by two of its steps; nothing is written to its folder."""
+    with TemporaryDirectory(prefix="triptych-") as folder:
+        rehearsal = Rehearsal()
+        _train(dataclasses.replace(config, output=Path(folder) / "run", resume=None), log, rehearsal)
+    assert rehearsal.estimate is not None
+    return rehearsal.estimate
+
+
+def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     check(config)
     limits, steps = length_rules(config.length), read_steps(config.augment)
     began = time.monotonic()
@@ -260,6 +279,12 @@ def run(config: Config, log: Log) -> Run:
     log.say(f"{family.name}: {count:,} parameters learn; {threads} threads")
     for line in table_lines(record.towers):
         log.say(f"  {line}")
+    train_mode(plain)
+    fitting = Fitting(steps=step_of, plain=plain, data=data, optimiser=optimiser, step_rows=-(-size // world))
+    if config.memory:
+        fit(fitting, config.memory, family, rules, log, checkpointed=config.speed.checkpointing)
+    if rehearsal:
+        return rehearsal.play(fitting, family, record, total=total, size=size)
 
     # Loop. What a step does is a function of the seed and the step alone; that makes resuming exact.
     warmup = warmup_steps(config.optimiser.warmup, total)
@@ -272,7 +297,6 @@ def run(config: Config, log: Log) -> Run:
     prepared = time.monotonic() - began
     metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=step_of.waiting)
     batches: list[list[int]] = []
-    train_mode(plain)
     with Interrupt() as interrupt, step_of.feed:
         for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:

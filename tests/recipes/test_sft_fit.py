@@ -1,0 +1,216 @@
+"""Does a run fit: memory that ends in the middle of a step, and losses that are no numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from recipes import sft
+from studio.config import from_dict
+from studio.data import load_data
+from studio.errors import TriptychError
+from studio.families import _omni_build
+from studio.log import QuietLog
+from studio.training.save import read_progress
+from studio.training.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Runs the recipe; after the first step, which loads what is loaded once, the memory that may be taken is
+#: what is taken already, and some more.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from recipes import sft
+from studio.config import load
+from studio.errors import TriptychError
+from studio.log import PlainLog
+
+class Limiting(PlainLog):
+    def advance(self, n=1, **figures):
+        super().advance(n, **figures)
+        if figures.get("samples_per_s") and MORE and resource.getrlimit(resource.RLIMIT_AS)[0] < 0:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + MORE, taken + MORE))
+
+MORE = int(sys.argv[1])
+try:
+    sft.run(load(sft.Config, overrides=sys.argv[2:]), Limiting(every=0))
+except TriptychError as error:
+    sys.exit(f"sentence: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random thinker of which one row needs megabytes."""
+    size = _omni_build.Size(
+        vocabulary=320, hidden=256, layers=8, heads=4, kv_heads=2, inner=2048, vision=32, vision_layers=2,
+        vision_inner=48, audio=32, audio_layers=2, audio_inner=48, tower_heads=2, side=32, mels=32,
+    )  # fmt: skip
+    return _omni_build.build(tmp_path_factory.mktemp("wide"), size, _omni_build.TINY_TEXTS, seed=0)
+
+
+class Saying(QuietLog):
+    """Remembers what was said, and does something after the first step."""
+
+    def __init__(self, then: Callable[[], Any] | None = None) -> None:
+        self.said: list[str] = []
+        self.then = then
+
+    def advance(self, n: int = 1, **figures: float) -> None:
+        if self.then and figures.get("samples_per_s"):
+            self.then()
+            self.then = None
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
+    return [row[key] for row in read_metrics(folder) if key in row]
+
+
+def start(more: int, settings: dict[str, Any], environment: dict[str, str] | None = None) -> Any:
+    # One arena and no kept heap: what is free is given back, so that the limit means the same in every try.
+    steady = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    flags = [f"{key}={value}" for key, value in settings.items()]
+    return subprocess.Popen(
+        [sys.executable, "-c", LIMITED, str(more), *flags],
+        cwd=ROOT, env={**os.environ, **steady, **(environment or {})}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def long_run(settings: dict[str, Any], wide: Path, output: Path, **more: Any) -> dict[str, Any]:
+    """Return settings of a short run on rows of about 100 tokens."""
+    source, file = Path(settings["data"]) / "train.jsonl", Path(settings["data"]) / "long.jsonl"
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for row in rows:
+        row["messages"][0]["content"].append({"type": "text", "text": " one two three" * 25})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {"max_steps": 3, "batch_size": 12, "adapter.r": 4, "model": wide, "output": output}
+    plain = {f"speed.{name}": "false" for name in ("prefetch", "tower_cache", "packing")}
+    return {"data": file, "lr": settings["lr"], **common, **plain, **more}
+
+
+def test_a_step_that_is_refused_its_memory_is_done_again_in_halves(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """What is too much asks the allocator for a petabyte, and is refused as any other tensor would be."""
+    more = {"batch_size": 12, "speed": {"packing": False, "tower_cache": False}}
+    sft.run(from_dict(sft.Config, {**settings, **more, "output": str(tmp_path / "whole")}), QuietLog())
+    refused = []
+
+    def ask(module: Any, args: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and args[0].shape[0] > 3:
+            refused.append(args[0].shape[0])
+            torch.empty(1 << 50)
+
+    log = Saying(then=lambda: hooks.append(register_module_forward_pre_hook(ask)))
+    hooks: list[Any] = []
+    try:
+        sft.run(from_dict(sft.Config, {**settings, **more, "output": str(tmp_path / "short")}), log)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert refused == [12, 6]
+    told = [line for line in log.said if "do not fit the memory" in line]
+    assert len(told) == 2
+    assert told[1].endswith("with micro-batches of 3")
+    assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_that_does_not_fit_is_done_again_in_halves(
+    settings: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
+    whole = start(0, long_run(settings, wide, tmp_path / "whole"))
+    short = start(150 << 20, long_run(settings, wide, tmp_path / "short"))
+    texts = [process.communicate(timeout=120)[1] for process in (whole, short)]
+    assert [whole.returncode, short.returncode] == [0, 0], texts
+    assert "do not fit the memory" not in texts[0]
+    assert "step 2: 12 rows do not fit the memory; it is done again" in texts[1]
+    assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
+    assert losses(tmp_path / "short", "grad_norm") == pytest.approx(
+        losses(tmp_path / "whole", "grad_norm"), rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_when_not_even_one_row_fits_the_sentence_names_it(
+    settings: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
+    process = start(4 << 20, long_run(settings, wide, tmp_path / "none"))
+    text = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    sentence = text[text.index("sentence:") :]
+    assert "train.jsonl:" in sentence
+    assert "the memory does not hold a step, alone;" in sentence
+    assert len(losses(tmp_path / "none")) == 1
+
+
+@pytest.mark.slow
+def test_processes_agree_on_smaller_micro_batches(
+    settings: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
+    """Only the second process is short of memory; the first must neither wait for ever nor go on alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    run = long_run(settings, wide, tmp_path / "two", batch_size=6, **{"towers.vision": "lora"})
+    processes = [
+        start(110 << 20 if rank else 0, run, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    texts = [process.communicate(timeout=150)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert "6 rows do not fit the memory" in texts[0]
+    alone = start(0, long_run(settings, wide, tmp_path / "one", **{"towers.vision": "lora"}))
+    assert alone.wait(120) == 0
+    # Gradients are averaged in another order, and AdamW's steps magnify the last digit.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_names_its_rows_and_keeps_what_was_saved(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """One row's weight is beyond what fp32 holds."""
+    lines = (Path(settings["data"]) / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows[7]["weight"] = 1e39
+    file = Path(settings["data"]) / "heavy.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"data": str(file), "batch_size": 1, "accumulate": 2, "max_steps": 7, "save_every": 1}
+    with pytest.raises(TriptychError, match=r"step (\d+): the loss is (inf|nan).*") as caught:
+        sft.run(from_dict(sft.Config, {**settings, **more}), QuietLog())
+    sentence = str(caught.value)
+    assert f"in {file}:8;" in sentence
+    step = int(sentence.split(":")[0].split()[1])
+    saved = read_progress(Path(settings["output"]) / "last")
+    assert (saved.step if saved else 0) == step - 1
+    assert f"after step {step - 1}" in sentence or "no state was saved" in sentence
+
+
+def test_nothing_that_cannot_learn_reaches_the_first_step(
+    settings: dict[str, Any], tiny: Callable[[str], Path]
+) -> None:
+    frozen = dict.fromkeys(("vision", "audio", "projector", "llm"), "frozen")
+    with pytest.raises(TriptychError, match=r"needs at least one tower|nothing would learn|at least one"):
+        sft.run(from_dict(sft.Config, {**settings, "towers": frozen}), QuietLog())
+    assert not Path(settings["output"]).exists()
+    assert load_data(settings["data"], split="train")
