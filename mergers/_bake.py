@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,29 @@ def _candidates(
 
     Without a word about it, the configuration of the base that the adapter names says how it was loaded.
     """
-    named = quantised or quantised_as(_here(adapter) or folders[0])
+    told = adapter.note.get("quantised") or {}
+    named = quantised or str(told.get("kind", "")) or quantised_as(_here(adapter) or folders[0])
     found: list[Values] = []
     for checkpoint in folders:
         if quantised_as(checkpoint) == "stored":
             found.append(Values(checkpoint=checkpoint, kind="stored"))
             continue
         kinds = KINDS if named in (AUTO, "stored") else (named,) if named else ()
-        found += [Values(checkpoint=checkpoint, kind=kind) for kind in ("", *kinds)]
+        only = _rounded_there(told.get("modules"), checkpoint)
+        found += [Values(checkpoint=checkpoint, kind=kind, only=only) for kind in ("", *kinds)]
     if any(one.kind == "stored" for one in found):
         return found, "stored"
     return found, None if named in (AUTO, "stored") else named
+
+
+def _rounded_there(
+    modules: Mapping[str, Sequence[int]] | None, checkpoint: Checkpoint
+) -> frozenset[str] | None:
+    """Return the tensors that an adapter says were rounded while it was trained; None if it says nothing."""
+    if not modules:
+        return None
+    shapes = {name: tuple(shape) for name, shape in modules.items()}
+    return frozenset(place_in(Values(checkpoint=checkpoint), shapes).values())
 
 
 def _here(adapter: Adapter) -> Checkpoint | None:

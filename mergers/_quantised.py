@@ -48,10 +48,14 @@ _CODES = {name: kind for kind, name in TORCH_NAMES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """A checkpoint's values: as they are, or with ``kind`` as stored codes or rounding make them."""
+    """A checkpoint's values: as they are, or with ``kind`` as stored codes or rounding make them.
+
+    ``only`` names the tensors that are rounded, where an adapter says which; else all linear layers' are.
+    """
 
     checkpoint: Checkpoint
     kind: str = ""
+    only: frozenset[str] | None = None
 
     def __str__(self) -> str:
         """Return it as messages call it."""
@@ -133,6 +137,8 @@ class Values:
     def is_linear(self, name: str) -> bool:
         """Return whether loading in fewer bits rounds a tensor: weights of linear layers, not of the head."""
         shape, kind = self.checkpoint.shape(name), self.checkpoint.entry(name).kind
+        if self.only is not None:
+            return name in self.only
         plain = len(shape) == 2 and kind in FLOATS and name.endswith(".weight")
         return plain and group_of(name, self._towers).kind == "weights"
 

@@ -33,6 +33,7 @@ from studio.data.lengths import rules as length_rules
 from studio.data.provenance import provenance
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
+from studio.quantise import KINDS, check_quantise, quantise
 from studio.run_report import PAGE, speed_line, speeds, write_run_report
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.answering import answer_at_the_end
@@ -128,7 +129,10 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate, metadata={"help": "looking at held-out rows"})
     save_every: int = field(default=100, metadata={"help": "steps between saved states; 0: once an epoch"})
     speed: Speed = field(default_factory=Speed, metadata={"help": "what makes it faster"})
-    precision: Precision = field(default="auto", metadata={"help": "auto is bf16 where the device has it"})
+    precision: Precision = field(
+        default="auto",
+        metadata={"help": "auto is bf16 where the device has it; nf4, nf4-double, int8: QLoRA"},
+    )
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
 
@@ -175,6 +179,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     base, output = find_model(config.model), config.output
     family = families.detect(base)
     rules = tower_rules(family, config.method, config.towers)
+    check_quantise(config.precision, config.method, rules)
     beside_llm = any(rule.learns for tower, rule in rules.items() if tower != "llm")
 
     # Processes: the environment says how many there are, and on what device.
@@ -205,7 +210,8 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     with accelerator.local_main_process_first():
         check_before_training([*train, *held_out], log)
     dtype = compute_type(config.precision, accelerator.device)
-    loaded = family.load(base, dtype=load_type(rules, config.method, dtype))
+    bits = config.precision in KINDS
+    loaded = family.load(base, dtype=load_type(rules, config.method, dtype, bits))
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
     for name, rows in (("encoding", train), ("encoding held-out", held_out)):
@@ -230,8 +236,9 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     progress = dataclasses.replace(progress, size=size)
     per_epoch = steps_per_epoch(len(data), size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
+    placed = processes.place(loaded.model)
     plain = choose_trainable(
-        processes.place(loaded.model), family, rules,
+        quantise(placed, family, config.precision, compute=dtype) if bits else placed, family, rules,
         method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
         weights=torch.float32 if config.method == "full" else dtype,
     )  # fmt: skip

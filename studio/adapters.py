@@ -29,6 +29,7 @@ from studio.files import atomic_folder
 from studio.low_rank import keep_start, plain_factors
 from studio.methods import method as named_method
 from studio.peft_methods import lora_modules, peft_quietly, put_on
+from studio.quantise import quantised_note
 from studio.types import Family
 
 __all__ = [
@@ -148,6 +149,7 @@ def save_adapter(
     target = Path(folder)
     name = family if isinstance(family, str) else family.name
     about: dict[str, Any] = {"base": str(base), "base_fingerprint": base_fingerprint, "family": name}
+    note = {**(note or {}), **quantised_note(model)}
     config = model.peft_config[adapter_name]
     if (factors := plain_factors(model, adapter_name)) is not None:
         return write_adapter(target, factors, values=_whole(model, adapter_name), note=note, **about)

@@ -20,7 +20,7 @@ def learning_table(
     """Return tower -> its rule, how many modules and parameters of it learn, out of how many, and how.
 
     ``modules`` counts those that hold something that learns, an adapted layer as one; ``weights`` is the type
-    of the tower's frozen weights, or of all of them where none is frozen.
+    of most of the tower's frozen weights, or of what learns where none is frozen.
     """
     rows: dict[str, dict[str, Any]] = {}
     for tower, rule in rules.items():
@@ -35,7 +35,7 @@ def learning_table(
             "checkpointing": rule.checkpointing,
         }
     touched: dict[str, set[str]] = {}
-    types: dict[str, dict[bool, str]] = {}
+    types: dict[str, dict[bool, dict[str, int]]] = {}
     for name, parameter in model.named_parameters():
         path = own_path(name)
         tower = tower_of(path, family) or SHARED
@@ -44,14 +44,16 @@ def learning_table(
         )
         size = _count(parameter)
         row["parameters"] += size
-        types.setdefault(tower, {}).setdefault(parameter.requires_grad, _type(parameter))
+        held = types.setdefault(tower, {}).setdefault(parameter.requires_grad, {})
+        held[_type(parameter)] = held.get(_type(parameter), 0) + size
         if parameter.requires_grad:
             row["learning"] += size
             touched.setdefault(tower, set()).add(_owner(path))
     for tower, row in rows.items():
         row["modules"] = len(touched.get(tower, ()))
         known = types.get(tower, {})
-        row["weights"] = known.get(False) or known.get(True, "")
+        held = known.get(False) or known.get(True) or {"": 0}
+        row["weights"] = max(held, key=lambda kind: held[kind])
     return rows
 
 

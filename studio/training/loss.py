@@ -18,13 +18,13 @@ from torch.nn import functional
 from studio.training.chunked import LOGITS, ChunkedLoss
 from studio.types import Batch
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "nf4", "nf4-double", "int8"]
 IGNORE = -100
 
 
 def compute_type(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; ``auto`` takes bf16 only where the device has it in hardware."""
-    if precision == "auto":
+    """Return the type to compute in; all but two words take bf16 only where the device has it in hardware."""
+    if precision not in ("fp32", "bf16"):
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 

@@ -18,10 +18,15 @@ from studio.types import Family
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_type(rules: Mapping[str, TowerRule], method: str, usual: torch.dtype) -> torch.dtype:
-    """Return the type to load a model in: the run's ``usual`` one, or fp32 where something needs it whole."""
+def load_type(
+    rules: Mapping[str, TowerRule], method: str, usual: torch.dtype, quantised: bool = False
+) -> torch.dtype:
+    """Return the type to load a model in: the run's ``usual`` one, or fp32 where something needs it whole.
+
+    What is ``quantised`` is rounded once, from the values that are stored.
+    """
     wanted = {rule.precision for rule in rules.values()}
-    return torch.float32 if method == "full" or "fp32" in wanted else usual
+    return torch.float32 if method == "full" or quantised or "fp32" in wanted else usual
 
 
 def cast_towers(model: Any, family: Family, rules: Mapping[str, TowerRule], usual: torch.dtype) -> None:

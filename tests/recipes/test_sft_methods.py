@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -71,6 +72,26 @@ def test_a_method_goes_on_bit_for_bit_where_it_was_stopped(
     assert all(torch.equal(one[name], other[name]) for name in one)
     if method == "adalora":  # ranks were given away, so the modules' differ or are fewer than they began with
         assert {len(value) for name, value in one.items() if "lora_A" in name} != {6}
+
+
+def test_a_base_in_four_bits_is_trained_on_evaluated_and_told(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    more: dict[str, Any] = {"precision": "nf4", "eval_data": settings["data"], "max_steps": 4}
+    whole = run(settings, output=tmp_path / "whole", **more)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Interrupting(2), output=tmp_path / "cut", **more)
+    assert losses(run(settings, output=tmp_path / "cut", **more).folder) == losses(whole.folder)
+    record = read_run(whole.folder)
+    assert record is not None
+    assert record.towers["llm"]["weights"] == "nf4"
+    note = json.loads((whole.folder / "adapter" / "triptych.json").read_text())
+    assert note["quantised"]["kind"] == "nf4"
+    assert all(sides[1] % 64 == 0 for sides in note["quantised"]["modules"].values())
+    with pytest.raises(ConfigError, match="precision=int8 freezes the language model's matrices"):
+        run(settings, output=tmp_path / "refused", method="full", precision="int8")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_run_tells_what_learns_and_refuses_what_cannot(settings: dict[str, Any], tmp_path: Path) -> None:
