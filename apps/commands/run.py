@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ EXAMPLE = (
     "triptych run sft --preset smoke\n"
     "triptych run sft data=handwriting lr=1e-4,2e-4,5e-4 adapter.r=8,16   (a run for each combination)\n"
     "triptych run sft data=handwriting --find-lr   (which learning rate to begin with)\n"
+    "triptych run sft data=handwriting --dry-run   (memory and time it will take, from two real steps)\n"
     "triptych run sft data=handwriting --nproc 2   (two processes of this machine; several: torchrun)\n"
     "triptych show sft   (all settings of a recipe)"
 )
@@ -41,6 +44,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--find-lr", action="store_true", help="train nothing: look for the learning rate of this training"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="two real steps, thrown away: what learns, the memory at its peak, the time of the run",
+    )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
     engines.arguments(parser)
 
 
@@ -61,11 +70,27 @@ def run(options: argparse.Namespace) -> int:
     if nproc != 1 and not getattr(recipe, "PARALLEL", False):
         name = recipe.__name__.rpartition(".")[2]
         raise ConfigError(f"{name} runs in one process; leave --nproc out")
+    if options.json and not options.dry_run:
+        raise ConfigError("--json goes with --dry-run; what a run finds stands in its run.json")
+    if options.dry_run and not hasattr(recipe, "estimate"):
+        raise ConfigError(f"{recipe.__name__.rpartition('.')[2]} has no dry run; --dry-run is for sft")
     with together(nproc, "apps.commands.run", command(options)):
+        if options.dry_run:
+            return _tell(recipe.estimate(settings, best_log()), options.json)
         result = recipe.run(settings, best_log())
     if os.environ.get("RANK", "0") == "0":  # of several processes one reports
         figures = "".join(f"  {name} {value:.4g}" for name, value in result.metrics.items())
         print(f"{result.folder}{figures}")
+    return 0
+
+
+def _tell(estimate: Any, as_json: bool) -> int:
+    """Print what a run will take; of several processes one does."""
+    from studio.training.rehearsal import lines
+
+    if os.environ.get("RANK", "0") == "0":
+        told = json.dumps(dataclasses.asdict(estimate), indent=2) if as_json else "\n".join(lines(estimate))
+        print(told)
     return 0
 
 
@@ -121,7 +146,8 @@ def command(options: argparse.Namespace) -> list[str]:
     """Return the command line of one process among several."""
     named = {"--config": options.config, "--preset": options.preset}
     given = [word for name, value in named.items() if value is not None for word in (name, str(value))]
-    return ["run", options.recipe, *options.settings, *given]
+    flags = ["--dry-run"] if options.dry_run else []
+    return ["run", options.recipe, *options.settings, *given, *flags]
 
 
 if __name__ == "__main__":  # as one of several processes, which tells its arguments
