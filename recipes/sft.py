@@ -256,6 +256,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     if towers:
         collate = towers.collate(collate)
     collate = fast.packing(collate, size // world, config.batch_size)
+    fast.short_queries(collate)
     fast.compiled(collate)
     processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]

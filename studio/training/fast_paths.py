@@ -1,8 +1,9 @@
 """Which fast paths a run takes: those that are switched on, pay for its rows, and pass the gate on them.
 
-    speed.packing      rows joined into one sequence, no padding (`packing`)
-    speed.products     matrix products by oneDNN, LoRA's in the weight (`matmul`)
-    speed.compile      the language model's layers through torch.compile
+    speed.packing        rows joined into one sequence, no padding (`packing`)
+    speed.products       matrix products by oneDNN, LoRA's in the weight (`matmul`)
+    speed.short_queries  cross-attention projects its few queries, not all that they read (`crossing`)
+    speed.compile        the language model's layers through torch.compile
 
 Each is compared with the plain path on the same few rows, which differ in length as much as the data do.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from studio.log import Log
 from studio.training.batches import epoch_batches, micro_batches
+from studio.training.crossing import ShortQueries
 from studio.training.encoding import Encoded
 from studio.training.loss import TokenLoss
 from studio.training.matmul import FastProducts, pays
@@ -84,6 +86,20 @@ class FastPaths:
         packed = Packing(self._model, collate)
         with self._loss(collate) as plain, self._loss(packed) as fast:
             return packed if self._gate.allows("packing", self._gate.measure(plain), fast) else collate
+
+    def short_queries(self, collate: Collate) -> None:
+        """Let cross-attentions project their few queries instead of all that these look at."""
+        if not (self._speed.short_queries and self._whole) or self._dtype != torch.float32:
+            return
+        fast = ShortQueries(self._model)
+        if not len(fast):
+            return
+        fast.close()
+        with self._loss(collate) as loss:
+            plain = self._gate.measure(loss)
+            fast = ShortQueries(self._model)
+            if not self._gate.allows("short_queries", plain, loss):
+                fast.close()
 
     def compiled(self, collate: Collate) -> None:
         """Put the layers of the language model through torch.compile, for batches of any size."""

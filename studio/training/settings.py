@@ -99,6 +99,9 @@ class Speed:
     products: bool | Literal["auto"] = field(
         default="auto", metadata={"help": "matrix products by oneDNN; auto: on a CPU that is not Intel's"}
     )
+    short_queries: bool = field(
+        default=True, metadata={"help": "an encoder's states are read by a decoder without projecting them"}
+    )
     chunked_loss: bool = field(
         default=True, metadata={"help": "where logits are many, a part of them at a time"}
     )
