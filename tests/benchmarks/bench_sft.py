@@ -1,175 +1,201 @@
-"""Fine-tuning speed: the recipe sft against transformers' Trainer with PEFT, same model, data and LoRA.
+"""Fine-tuning speed: the recipe sft against transformers' Trainer and TRL's SFTTrainer, part by part.
 
-    python tests/benchmarks/bench_sft.py [--steps 20] [--threads 1]
+    python tests/benchmarks/bench_sft.py trainer [--data handwriting commands] [--towers frozen trained]
+    python tests/benchmarks/bench_sft.py trl
+    python tests/benchmarks/bench_sft.py ablation [--data handwriting commands]
+    options: [--rows 400] [--epochs 3] [--batch 8] [--runs 2] [--threads 1] [--json FILE]
 
-A random model of nano-omni's size learns from pictures, from sounds, and from both. The Trainer runs twice:
-*encoded* gets the samples encoded beforehand, as ours does for itself; *in the collator* runs the processor
-on every batch, as the usual multimodal scripts do. Seconds are CPU seconds of this process from the third
-step to the last, so another program on the machine disturbs them little. The losses of the first step stand
-beside them: the same random model, each on a first batch of its own. (That both compute the same loss on the
-same batch is a test: `test_loss_equals_the_model_s_own_loss`.)
+*trainer*: LoRA on nano-omni, pictures (handwriting) and sounds (commands), its towers frozen or adapted too,
+beside a Trainer whose collator calls the processor on every batch. *trl*: a SmolVLM of nano-omni's size on
+handwriting, beside SFTTrainer with its own collator (`pip install triptych[peers]`). Both sides have the same
+model, rows, LoRA and its start, batch, steps, learning rate, seed and precision (fp32), each its own order of
+rows; every training is a process of its own, the sides take turns, and ours never finds anything in a cache.
+
+Samples per second count from the first line after the imports to the last step: loading, checks, encoding,
+features and gates are in ours. *later* is the second epoch and those after it. The loss is that of the same
+held-out rows, computed alike. *ablation* adds one part after the other to ours, and tells the peak of memory.
+Wall seconds want a quiet machine; CPU seconds, children's included, stand beside them.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
+import json
 import os
+import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-import torch
-from PIL import Image as Pictures
+from studio.assets import find_data, find_model
 
-from recipes import sft
-from studio.config import from_dict
-from studio.data import load_data, write_jsonl
-from studio.families import _omni_build
-from studio.families.qwen_omni import FAMILY
-from studio.log import QuietLog
-from studio.training.tracking import read_metrics
-from studio.types import Image, Sample, Sound, Text, Turn
-
-SIZE = _omni_build.Size(
-    vocabulary=768, hidden=256, layers=4, heads=4, kv_heads=2, inner=704, vision=192, vision_layers=3,
-    vision_inner=512, audio=192, audio_layers=4, audio_inner=768, tower_heads=4, window=200,
-)  # fmt: skip
-BATCH, RANK, RATE, SKIPPED = 16, 16, 1e-3, 2
-
-
-class Clock(QuietLog):
-    """Notes the CPU time at the end of every step."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.training = False
-
-    def stage(self, name: str, total: int, unit: str = "samples") -> None:
-        self.training = name == "training"
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        if self.training:
-            self.times.append(time.process_time())
+ROOT = Path(__file__).parents[2]
+TOWERS = {
+    "frozen": {"handwriting": ["llm"], "commands": ["llm"]},
+    "trained": {
+        "handwriting": ["llm", "vision", "projector"], "commands": ["llm", "audio", "projector"],
+    },
+}  # fmt: skip
+NOTHING: dict[str, Any] = {
+    "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False,
+    "batch_tokens": 0, "compile": False,
+}  # fmt: skip
+STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("base", {}),
+    ("+ tower cache", {"tower_cache": True}),
+    ("+ micro-batches by tokens", {"batch_tokens": 1024}),
+    ("+ packing", {"packing": True}),
+    ("+ chunked loss", {"chunked_loss": True}),
+    ("+ prefetch", {"prefetch": True}),
+    ("+ products", {"products": True}),
+    ("+ compile, without products", {"compile": True}),
+)
 
 
-def rate(times: list[float]) -> float:
-    """Return samples per CPU second, the first steps left out."""
-    return BATCH * (len(times) - 1 - SKIPPED) / (times[-1] - times[SKIPPED])
+def smolvlm(folder: Path) -> Path:
+    """Write a random SmolVLM of nano-omni's size for pictures of 64 pixels."""
+    import torch
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
+    from studio.families import _smolvlm_build, detect
+    from studio.families._save import save_pretrained
+    from studio.types import Loaded
 
-def make_data(folder: Path, kind: str, count: int) -> Path:
-    """Write rows with a 64-pixel picture, 1 to 2.5 s of sound, or both."""
-    draw = np.random.default_rng(0)
-    folder.mkdir()
-    samples = []
-    for i in range(count):
-        parts: list[Any] = []
-        if kind != "sound":
-            picture = folder / f"{i}.png"
-            Pictures.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(picture)
-            parts.append(Image(path=picture))
-        if kind != "picture":
-            sound = folder / f"{i}.wav"
-            wave = draw.normal(0, 0.1, int(16000 * draw.uniform(1, 2.5))).clip(-1, 1)
-            soundfile.write(sound, wave.astype(np.float32), 16000)
-            parts.append(Sound(path=sound))
-        parts.append(Text(text="which digit is this, and is it even?"))
-        answer = Turn(role="assistant", parts=(Text(text=f"the digit {i % 10} is {('even', 'odd')[i % 2]}"),))
-        samples.append(Sample(turns=(Turn(role="user", parts=tuple(parts)), answer)))
-    write_jsonl(folder / "train.jsonl", samples)
-    return folder
-
-
-def ours(model: Path, data: Path, steps: int, output: Path) -> tuple[float, float]:
-    """Return samples per CPU second and the first loss of the recipe."""
-    clock = Clock()
-    settings = {
-        "model": str(model), "data": str(data), "output": str(output), "max_steps": steps, "lr": RATE,
-        "batch_size": BATCH, "adapter": {"r": RANK, "alpha": 2 * RANK}, "optimiser": {"warmup": 0},
+    loaded = detect(_smolvlm_build.build(folder / "small", 0)).load(folder / "small")
+    processor, settings = loaded.processor, loaded.model.config.to_dict()
+    processor.image_seq_len = 16
+    processor.image_processor.size = processor.image_processor.max_image_size = {"longest_edge": 64}
+    settings["vision_config"] |= {
+        "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "image_size": 64, "patch_size": 8,
     }  # fmt: skip
-    sft.run(from_dict(sft.Config, settings), clock)
-    return rate(clock.times), read_metrics(output)[0]["loss"]
+    settings["text_config"] |= {
+        "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = SmolVLMForConditionalGeneration(SmolVLMConfig(**settings))
+    model.generation_config = loaded.model.generation_config
+    save_pretrained(Loaded(model, processor), folder / "model")
+    return folder / "model"
 
 
-def peer(
-    model: Path, data: Path, steps: int, output: Path, first: Callable[[Any, list[Sample]], list[Any]]
-) -> tuple[float, float]:
-    """Return the same of transformers' Trainer; ``first`` prepares the samples before it starts."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+class Bench:
+    """Runs trainings one at a time and keeps what they took."""
 
-    times: list[float] = []
+    def __init__(self, folder: Path, given: argparse.Namespace) -> None:
+        self.folder, self.given, self.count = folder, given, 0
+        self.rows: list[dict[str, Any]] = []
 
-    class Times(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.process_time())
+    def data(self, name: str) -> tuple[str, str]:
+        """Return a folder with the first rows of a shipped domain, and the domain."""
+        folder = self.folder / name
+        if not folder.exists():
+            shutil.copytree(find_data(name), folder)
+            lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            (folder / "train.jsonl").write_text("".join(lines[: self.given.rows]), encoding="utf-8")
+        return str(folder), str(find_data(name))
 
-    thinker, processor = FAMILY.load(model)
-    prepared = first(processor, load_data(data, split="train"))
+    def train(self, side: str, data: str, model: Path, towers: list[str], end: str, **speed: Any) -> Any:
+        """Return what one training took."""
+        self.count += 1
+        folder, held_out = self.data(data)
+        given = self.given
+        asked = {
+            "side": side, "model": str(model), "data": folder, "held_out": held_out, "towers": towers,
+            "output": str(self.folder / f"run-{self.count}"), "rows": given.rows, "epochs": given.epochs,
+            "batch": given.batch, "lr": 1e-3, "seed": 0, "end": end, "speed": speed,
+        }  # fmt: skip
+        around = os.environ | {
+            "OMP_NUM_THREADS": str(given.threads), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
+            "TRIPTYCH_CACHE": str(self.folder / f"cache-{self.count}"), "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(self.folder / "datasets"),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("sft_sides.py")), json.dumps(asked)],
+            cwd=ROOT, env=around, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(f"{side} on {data} failed:\n{done.stderr[-3000:]}")
+        if given.verbose:
+            print(done.stderr[-1500:], file=sys.stderr)
+        return json.loads(done.stdout.splitlines()[-1])
 
-    def collate(rows: list[Any]) -> Any:
-        items = [FAMILY.encode(processor, r, True) if isinstance(r, Sample) else r for r in rows]
-        return FAMILY.collate(processor, items, "right")
+    def compare(self, peer: str, data: str, model: Path, towers: str, end: str) -> None:
+        """Let both sides train in turn, and print their rates and ratios."""
+        chosen = TOWERS[towers][data]
+        both: dict[str, list[Any]] = {"ours": [], peer: []}
+        for _ in range(self.given.runs):
+            for side, found in both.items():
+                found.append(self.train(side, data, model, chosen, end))
+        mine, theirs = (
+            {key: statistics.median(one[key] for one in found) for key in found[0] if key not in ("side",)}
+            for found in both.values()
+        )
+        ratio = {key: mine[key] / theirs[key] for key in mine if mine[key] and theirs[key]}
+        self.rows.append({"data": data, "towers": towers, "peer": peer, "ours": both["ours"],
+                          "theirs": both[peer], "ratio": ratio})  # fmt: skip
+        print(
+            f"| {data} | {towers} | {peer} | {mine['samples_per_s']:.1f} | {theirs['samples_per_s']:.1f} "
+            f"| **{ratio['samples_per_s']:.2f}** | {ratio['samples_per_cpu_s']:.2f} "
+            f"| {ratio.get('later_per_s', 0):.2f} | {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
+            f"| {mine['loss']:.4f} | {theirs['loss']:.4f} | {100 * (ratio['loss'] - 1):+.2f} % |",
+            flush=True,
+        )
 
-    trainer = Trainer(
-        model=get_peft_model(
-            thinker, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=FAMILY.lora_targets["llm"])
-        ),
-        args=TrainingArguments(
-            output_dir=str(output), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE,
-            lr_scheduler_type="cosine", use_cpu=True, report_to=[], save_strategy="no", logging_steps=1,
-            disable_tqdm=True, remove_unused_columns=False, dataloader_num_workers=0, seed=0,
-        ),
-        train_dataset=prepared,
-        data_collator=collate,
-        callbacks=[Times()],
-    )  # fmt: skip
-    trainer.train()
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return rate(times), float(losses[0])
-
-
-def encoded(processor: Any, samples: list[Sample]) -> list[Any]:
-    """Encode everything beforehand."""
-    return [FAMILY.encode(processor, sample, True) for sample in samples]
+    def ablate(self, data: str, model: Path) -> None:
+        """Add one part after the other, and print time and peak memory of each."""
+        speed = dict(NOTHING)
+        for name, more in STEPS:
+            speed |= more
+            took = self.train("ours", data, model, ["llm"], "", **speed)
+            self.rows.append({"data": data, "step": name, "speed": dict(speed), **took})
+            print(
+                f"| {data} | {name} | {took['wall']:.1f} | {took['cpu']:.1f} | {took['samples_per_s']:.1f} "
+                f"| {took['later_per_s'] or 0:.1f} | {took['peak_mb']:.0f} | {took['loss']:.4f} |",
+                flush=True,
+            )
 
 
 def main() -> None:
-    """Measure and print one row for each kind of data."""
+    """Measure and print the part that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("part", choices=("trainer", "trl", "ablation"), nargs="?", default="trainer")
+    parser.add_argument("--data", nargs="+", choices=("handwriting", "commands"),
+                        default=["handwriting", "commands"])  # fmt: skip
+    parser.add_argument("--towers", nargs="+", choices=("frozen", "trained"), default=["frozen", "trained"])
+    for name, default in (("rows", 400), ("epochs", 3), ("batch", 8), ("runs", 2), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="what ours says of itself")
     given = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(given.threads)
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)  # which the recipe goes by
-    texts = ("the digit 0123456789 is even or odd", "which digit is this, and is it even?")
-    print(
-        "| data | ours, samples/CPU s | Trainer, encoded | ratio | in the collator | ratio | first losses |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
-        folder = Path(name)
-        model = _omni_build.build(folder / "model", SIZE, texts, 0)
-        for kind in ("picture", "sound", "both"):
-            data = make_data(folder / kind, kind, 64)
-            with contextlib.redirect_stdout(nowhere):
-                mine, loss = ours(model, data, given.steps, folder / f"ours-{kind}")
-                fast, other = peer(model, data, given.steps, folder / "a", encoded)
-                slow, _ = peer(model, data, given.steps, folder / "b", lambda _, samples: samples)
-            print(
-                f"| {kind} | {mine:.1f} | {fast:.1f} | {mine / fast:.2f} | {slow:.1f} | {mine / slow:.2f} "
-                f"| {loss:.3f}, {other:.3f} |",
-                flush=True,
-            )
+    if given.part == "ablation":
+        print("| data | ours | wall s | CPU s | samples/s | later | peak MB | loss |")
+        print("|" + "---|" * 8)
+    else:
+        print(
+            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | peak MB | peer "
+            "| loss | peer | apart |"
+        )
+        print("|" + "---|" * 13)
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name), given)
+        if given.part == "trl":
+            bench.compare("trl", "handwriting", smolvlm(Path(name)), "frozen", "<end_of_utterance>")
+        else:
+            nano = find_model("nano-omni")
+            for data in given.data:
+                if given.part == "ablation":
+                    bench.ablate(data, nano)
+                else:
+                    for towers in given.towers:
+                        bench.compare("trainer", data, nano, towers, "<|im_end|>")
+        if given.json:
+            about = {"part": given.part, "settings": {k: str(v) for k, v in vars(given).items()}}
+            given.json.write_text(json.dumps(about | {"rows": bench.rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
