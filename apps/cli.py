@@ -31,6 +31,7 @@ COMMANDS = (
     "merge",
     "eval",
     "app",
+    "votes",
     "serve",
     "ls",
     "show",

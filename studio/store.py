@@ -309,6 +309,13 @@ class Store:
                 command.upgrade(settings, SCHEMA)
 
 
+def media_folder(url: str) -> Path | None:
+    """Return where the app keeps media beside a store of SQLite: its file's name, ending in ``.media``."""
+    scheme, _, file = url.partition(":///")
+    whole = scheme.startswith("sqlite") and file
+    return Path(file.partition("?")[0]).with_suffix(".media") if whole else None
+
+
 def migration(connection: sql.Connection) -> str | None:
     """Return the version that a database's tables are at, or None if it has none of ours."""
     names = sql.inspect(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="URL",
-        default="sqlite:///runs/triptych.db",
-        help="where verdicts are kept (%(default)s)",
+        default=os.environ.get("TRIPTYCH_DB", "sqlite:///runs/triptych.db"),
+        help="where verdicts are kept (TRIPTYCH_DB, or sqlite:///runs/triptych.db)",
     )
     parser.add_argument("--browser", action="store_true", help="open a browser window as well")
 

@@ -19,7 +19,7 @@ from apps.web.desk import Desk, anyone, first_choice
 from apps.web.examples import Examples
 from apps.web.rounds import Answerer
 from apps.web.server import serve
-from studio.store import Store
+from studio.store import Store, media_folder
 from studio.types import Sample, Text, Turn
 
 __all__ = ["build", "launch", "serve"]
@@ -75,18 +75,11 @@ def launch(
     """
     store = Store(store_url)
     threading.Thread(target=_warm, args=(engine,), name="warm", daemon=True).start()
-    app = build(engine, examples=data, store=store, media=_media_folder(store_url))
+    app = build(engine, examples=data, store=store, media=media_folder(store_url))
     address = serve(app, host=host, port=port, open_browser=open_browser, block=block)
     if block:
         store.close()
     return address
-
-
-def _media_folder(store_url: str) -> Path | None:
-    scheme, _, file = store_url.partition(":///")
-    return (
-        Path(file.partition("?")[0]).with_suffix(".media") if scheme.startswith("sqlite") and file else None
-    )
 
 
 def _own_uploads() -> None:
