@@ -119,7 +119,9 @@ class Rehearsal:
         for name, parameter in fitting.plain.named_parameters():
             weights[tower_of(own_path(name), family) or SHARED] += nbytes(parameter)
             learning += nbytes(parameter) if parameter.requires_grad else 0
-        with Live(fitting.plain, family) as live:
+        fitting.micro(fitting.longest[:1])  # so that gradients are there already, and do not count twice
+        known = [p.grad for p in fitting.plain.parameters() if p.grad is not None]
+        with Live(fitting.plain, family, known) as live:
             fitting.micro(fitting.longest[:rows])
         fitting.clear()
         parts = {"weights": sum(weights.values()), "gradients": learning, "moments": 2 * learning}

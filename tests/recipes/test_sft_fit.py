@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import socket
@@ -15,12 +17,15 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from apps.cli import main
+from apps.commands import run
 from recipes import sft
-from studio.config import from_dict
+from studio.config import from_dict, load
 from studio.data import load_data
-from studio.errors import TriptychError
+from studio.errors import ConfigError, TriptychError
 from studio.families import _omni_build
 from studio.log import QuietLog
+from studio.training.rehearsal import Estimate, lines
 from studio.training.save import read_progress
 from studio.training.tracking import read_metrics
 
@@ -214,3 +219,69 @@ def test_nothing_that_cannot_learn_reaches_the_first_step(
         sft.run(from_dict(sft.Config, {**settings, "towers": frozen}), QuietLog())
     assert not Path(settings["output"]).exists()
     assert load_data(settings["data"], split="train")
+
+
+def test_a_dry_run_tells_memory_and_time_and_writes_nothing(
+    settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = {"max_steps": 50, "lr": settings["lr"], "batch_size": 4, "adapter.r": 4}
+    flags = [f"{key}={value}" for key, value in {**settings, **more}.items() if key != "adapter"]
+    flags = [flag for flag in flags if not flag.startswith("optimiser=")]
+    assert main(["run", "sft", *flags, "--dry-run", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert not Path(settings["output"]).exists()
+    assert found["fits"]
+    assert found["steps"] == 50
+    assert found["towers"]["llm"]["learning"] == found["trainable"] > 0
+    assert found["seconds"] == pytest.approx(50 * found["seconds_a_step"])
+    assert sum(found["parts"].values()) <= found["peak"] * 1.05 < found["available"]
+    assert [size["rows"] for size in found["sizes"]] == [1, 2, 4]
+
+    told = lines(Estimate(**found))
+    assert any(line.startswith("llm") for line in told)
+    assert any(line.startswith("peak memory") for line in told)
+
+
+def test_a_recipe_without_a_dry_run_says_so() -> None:
+    with pytest.raises(ConfigError, match="statistics has no dry run; --dry-run is for sft"):
+        run.run(parsed(["statistics", "--dry-run"]))
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    run.arguments(parser)
+    return parser.parse_intermixed_args(arguments)
+
+
+def test_a_budget_cuts_micro_batches_and_changes_no_loss(settings: dict[str, Any], tmp_path: Path) -> None:
+    more = {"batch_size": 6, "accumulate": 2}
+    for name, memory in (("free", None), ("roomy", "1TB")):
+        log = Saying()
+        output = {"output": str(tmp_path / name), "memory": memory}
+        sft.run(from_dict(sft.Config, {**settings, **more, **output}), log)
+    assert [line for line in log.said if line.startswith("memory: micro-batches of 12, 1 a step;")]
+    assert losses(tmp_path / "roomy") == pytest.approx(losses(tmp_path / "free"), abs=1e-6)
+
+
+def test_a_budget_that_is_too_small_says_what_one_row_takes(settings: dict[str, Any]) -> None:
+    log = Saying()
+    with pytest.raises(ConfigError, match=r"memory=50 MB is too little: a single row takes .*\.jsonl:\d+, "):
+        sft.run(from_dict(sft.Config, {**settings, "memory": "50MB"}), log)
+    assert not (Path(settings["output"]) / "last").exists()
+
+
+@pytest.mark.slow
+def test_a_budget_between_one_row_and_all_is_kept(
+    settings: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
+    """The budget lies between what 1 and 12 rows take; what the run takes in the end must be below it."""
+    rows = long_run(settings, wide, tmp_path / "a")
+    config = load(sft.Config, overrides=[f"{key}={value}" for key, value in rows.items()])
+    found = sft.estimate(config, QuietLog())
+    peaks = {size["rows"]: size["peak"] for size in found.sizes}
+    assert peaks[1] < peaks[12]
+    budget = (peaks[4] + peaks[8]) / 2 / 0.95
+    log = Saying()
+    sft.run(dataclasses.replace(config, memory=f"{budget / 1e6:.0f}MB"), log)
+    (told,) = [line for line in log.said if line.startswith("memory: micro-batches of")]
+    assert 1 <= int(told.split()[3].rstrip(",")) < 12
