@@ -41,6 +41,7 @@ from studio.training.batches import epoch_batches, steps_per_epoch
 from studio.training.budget import budget_of
 from studio.training.checkpointing import checkpoint_towers
 from studio.training.chunked import LOGITS
+from studio.training.continuing import start_hash
 from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
 from studio.training.epochs import Epochs
@@ -199,6 +200,8 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     inputs = {"model": Checkpoint(base).fingerprint()} | {k: told["sha256"] for k, told in origins.items()}
     if steps:
         inputs["augment"] = fingerprint(steps)
+    if config.adapter.start:
+        inputs["adapter.start"] = start_hash(config.adapter.start)
     record = new_record("sft", to_dict(config), inputs, apart=APART, data=origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":
@@ -240,6 +243,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     plain = choose_trainable(
         quantise(placed, family, config.precision, compute=dtype) if bits else placed, family, rules,
         method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
+        base_fingerprint=inputs["model"],
         weights=torch.float32 if config.method == "full" else dtype,
     )  # fmt: skip
     checkpoint_towers(plain, family, rules, config.speed.checkpointing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import ConfigError
@@ -24,12 +25,17 @@ class Adapter:
         default_factory=dict,
         metadata={"help": "the method's further settings as PEFT calls them (adapter.options.tinit=10)"},
     )
+    start: Path | None = field(
+        default=None, metadata={"help": "an adapter, or a run with one, to go on from on new data"}
+    )
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
         yield from above_zero(self, "r", "alpha")
         if not 0 <= self.dropout < 1:
             yield f"dropout must be at least 0 and below 1, not {self.dropout}"
+        if self.start is not None and (self.r or self.alpha or self.dropout or self.options):
+            yield "start brings r, alpha, dropout and options of its own; leave them out"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from studio.adapters import add_adapter
 from studio.errors import ConfigError
 from studio.later import torch
+from studio.training.continuing import go_on_from
 from studio.training.rules import TowerRule, tower_of, tower_rules
 from studio.training.tower_types import cast_towers
 from studio.types import Family
@@ -36,11 +38,14 @@ def choose_trainable(
     steps: int = 0,
     seed: int,
     weights: torch.dtype | None = None,
+    start: Path | None = None,
+    base_fingerprint: str = "",
 ) -> Any:
     """Return the model, with an adapter where the rules ask for it, in which exactly the chosen towers learn.
 
     What learns is kept in fp32, whatever the model was loaded in; the rest is held in the run's type
-    ``weights``, or the one its tower asks for. The settings are those of `add_adapter`.
+    ``weights``, or the one its tower asks for. The settings are those of `add_adapter`, or ``start`` is an
+    adapter to go on from, whose base has ``base_fingerprint``.
 
     Raises:
         ConfigError: if a rule matches no parameter or module of this model, if a tower has nothing that the
@@ -48,6 +53,10 @@ def choose_trainable(
     """
     check_present(model, family, rules)
     cast_towers(model, family, rules, weights or next(model.parameters()).dtype)
+    if start is not None:
+        model = go_on_from(model, family, rules, start, method=method, base_fingerprint=base_fingerprint)
+        in_fp32(model)
+        return model
     kinds = {kind: [tower for tower, rule in rules.items() if rule.kind == kind] for kind in _KINDS}
     if kinds["lora"] or kinds["bitfit"]:
         towers = {tower: dict(rules[tower].adapter) for tower in kinds["lora"] or kinds["bitfit"]}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from recipes import sft
 from studio.config import from_dict
-from studio.errors import ConfigError
+from studio.errors import ConfigError, TriptychError
 from studio.log import QuietLog
 from studio.runs import read_run
 from studio.training.tracking import read_metrics
@@ -130,3 +131,46 @@ def test_checkpointing_changes_no_loss_and_noise_does(settings: dict[str, Any], 
     plus = run(settings, output=tmp_path / "plus", optimiser={"loraplus": 16.0}, **more)
     assert losses(plus.folder)[0] == losses(plain.folder)[0]
     assert losses(plus.folder)[1:] != losses(plain.folder)[1:]
+
+
+def test_a_run_goes_on_from_an_adapter_on_new_data(
+    settings: dict[str, Any], data: Any, tiny: Any, tmp_path: Path
+) -> None:
+    first = run(settings, output=tmp_path / "first", towers={"vision": "lora"}, max_steps=3)
+    plain = {"adapter": {"start": str(first.folder)}, "output": tmp_path / "second"}
+    more = {**settings, "data": str(data("qwen_omni", 6, 2)), "lr": 1e-3, **plain, "max_steps": 2}
+    second = run(more)
+    before, after = weights(first.folder), weights(second.folder)
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not any("visual" in name for name in moved)  # a frozen tower keeps what the adapter has there
+    record = read_run(second.folder)
+    assert record is not None
+    assert "adapter.start" in record.inputs
+    assert record.towers["vision"]["learning"] == 0
+
+    other = tmp_path / "other"
+    shutil.copytree(first.folder / "adapter", other)
+    note = json.loads((other / "triptych.json").read_text())
+    (other / "triptych.json").write_text(json.dumps(note | {"base_fingerprint": "0" * 64}))
+    renamed = load_file(other / "adapter_model.safetensors")
+    shutil.copytree(first.folder / "adapter", tmp_path / "renamed")
+    save_file(
+        {name.replace("language_model", "text_model"): t for name, t in renamed.items()},
+        tmp_path / "renamed" / "adapter_model.safetensors",
+    )
+    for start, towers, sentence in (
+        (other, {}, r"was made for .* \(000000000000\), not for this one"),
+        (tmp_path / "renamed", {}, "does not fit the model"),
+        (tmp_path / "nowhere", {}, "holds no adapter"),
+        (first.folder, {"audio": "lora"}, "holds nothing of the tower 'audio', which is to learn"),
+    ):
+        changed = {"adapter": {"start": str(start)}, "towers": towers, "output": tmp_path / "refused"}
+        with pytest.raises(TriptychError, match=sentence):
+            run(more, **changed)
+        shutil.rmtree(tmp_path / "refused", ignore_errors=True)
+    with pytest.raises(ConfigError, match="start brings r, alpha, dropout and options of its own"):
+        run(more, adapter={"start": str(first.folder), "r": 8})
+    with pytest.raises(ConfigError, match="is of the kind LORA, which method=ia3 is not"):
+        run(more, method="ia3", output=tmp_path / "refused")
