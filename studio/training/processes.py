@@ -2,7 +2,7 @@
 
 ddp         every process has the whole model, and gradients are averaged
 fsdp        weights, gradients and moments are cut among the processes (`studio.training.fsdp`)
-deepspeed   gradients and moments are, by DeepSpeed's ZeRO (`studio.training.zero`)
+deepspeed   moments are, by DeepSpeed's ZeRO (`studio.training.zero`)
 
 Alone, all three are one process with the whole model.
 """
@@ -47,7 +47,7 @@ class Processes:
 
     @property
     def sharded(self) -> bool:
-        """Whether tensors are cut: all processes must run the same towers, and save together."""
+        """Whether something is cut: all processes must run the same towers, and save together."""
         return self.strategy != "ddp"
 
     @property
@@ -86,8 +86,8 @@ class Processes:
     def apart(self, model: Any) -> AbstractContextManager[Any]:
         """Return a context in which gradients only add up, and are not averaged yet.
 
-        Where they are cut they are averaged all the same: whole until the last one, they would fill the memory
-        that cutting them saves.
+        Where they are cut they are averaged all the same: kept whole until the last one, they would fill the
+        memory that cutting them saves.
         """
         return nullcontext() if self.sharded else self.accelerator.no_sync(model)
 

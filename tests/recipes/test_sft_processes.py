@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,42 @@ def test_what_is_wrong_with_the_number_of_processes_is_one_sentence(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "has started 2 processes already; leave --nproc out" in said("sft", *words, "--nproc", "2")
     assert not Path(settings["output"]).exists()
+
+
+def test_deepspeed_is_asked_for_by_name_and_told_what_to_do(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from studio.training import zero
+
+    made = zero.settings(clip=0.5)
+    assert made["zero_optimization"] == {"stage": 1}
+    assert made["gradient_clipping"] == 0.5
+    assert made["gradient_accumulation_steps"] == 1  # the loop says which micro-batch is the last
+    assert not {"optimizer", "scheduler", "fp16", "bf16"} & set(made)  # these are ours
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'triptych\[deepspeed\]', or use fsdp"):
+        one(settings, speed={"strategy": "deepspeed"})
+    assert not Path(settings["output"]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_deepspeed_learns_as_one_process_and_goes_on_from_its_state(
+    settings: dict[str, Any], apart: Path, tmp_path: Path
+) -> None:
+    rules = {"vision": "lora", "audio": "lora", "projector": "lora"}
+    more: dict[str, Any] = {**settings, "data": str(apart), "towers": rules, "max_steps": 40, "save_every": 4}
+    folder = tmp_path / "run"
+    alone = start(command(more, output=folder))
+    wait_for_steps(folder, 9, alone)
+    alone.kill()
+    alone.communicate()
+    zero = {"strategy": "deepspeed"}
+    pair = start(command(more, "--nproc", "2", output=folder, batch_size=4, speed=zero))
+    wait_for_steps(folder, 20, pair)
+    pair.send_signal(signal.SIGINT)
+    said = pair.communicate(timeout=LIMIT)[1]
+    assert pair.returncode == 130, said
+    assert "going on after step" in said
+    two(more, output=folder, speed=zero)
+    assert figures(folder) == pytest.approx(figures(one(more, output=str(tmp_path / "whole"))), abs=1e-4)
