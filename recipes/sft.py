@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -34,13 +33,12 @@ from studio.data.provenance import provenance
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
 from studio.quantise import KINDS, check_quantise, quantise
-from studio.run_report import PAGE, speed_line, speeds, write_run_report
 from studio.runs import begin_run, find_same, new_record, write_run
-from studio.training.answering import answer_at_the_end
 from studio.training.batches import epoch_batches, steps_per_epoch
 from studio.training.budget import budget_of
 from studio.training.checkpointing import checkpoint_towers
 from studio.training.chunked import LOGITS
+from studio.training.continual import Past
 from studio.training.continuing import start_hash
 from studio.training.ema import Average
 from studio.training.encoding import encode_samples, open_encoded
@@ -55,12 +53,13 @@ from studio.training.noise import TextNoise
 from studio.training.prefetch import Prefetch
 from studio.training.processes import join
 from studio.training.rehearsal import Estimate, Rehearsal
-from studio.training.result import card, keep
+from studio.training.result import conclude, keep
 from studio.training.save import Progress, load_average, load_budget, load_state, read_progress, save_state
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
 from studio.training.settings import (
     Adapter,
+    Continual,
     Evaluate,
     Optimiser,
     Speed,
@@ -73,7 +72,7 @@ from studio.training.step import Steps
 from studio.training.threads import set_threads
 from studio.training.tower_types import load_type
 from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
-from studio.training.tracking import Metrics, read_metrics
+from studio.training.tracking import Metrics
 from studio.types import Loaded, Run
 
 
@@ -134,6 +133,7 @@ class Config:
         default="auto",
         metadata={"help": "auto is bf16 where the device has it; nf4, nf4-double, int8: QLoRA"},
     )
+    continual: Continual = field(default_factory=Continual, metadata={"help": "keeping what it could"})
     tracker: str | None = field(default=None, metadata={"help": "an accelerate tracker beside metrics.jsonl"})
     resume: bool | None = field(default=None, metadata={"help": "go on from output/last; none: if possible"})
 
@@ -195,8 +195,10 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     # Data: read and hashed before anything is loaded, so that a finished run is known at once.
     train = load_data(find_data(config.data), split="train")
     held_out = load_data(find_data(config.eval_data), split="test") if config.eval_data else []
+    past = Past(config.continual, config.seed)
     check_steps(steps, train)
     origins = {"data": provenance(train)} | ({"eval_data": provenance(held_out)} if held_out else {})
+    origins |= past.origins
     inputs = {"model": Checkpoint(base).fingerprint()} | {k: told["sha256"] for k, told in origins.items()}
     if steps:
         inputs["augment"] = fingerprint(steps)
@@ -212,12 +214,13 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     # what one of them finds out about a file the others read.
     with accelerator.local_main_process_first():
         check_before_training([*train, *held_out], log)
+        check_before_training(past.rows, log)  # apart: they may be among the new rows
     dtype = compute_type(config.precision, accelerator.device)
     bits = config.precision in KINDS
     loaded = family.load(base, dtype=load_type(rules, config.method, dtype, bits))
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
-    for name, rows in (("encoding", train), ("encoding held-out", held_out)):
+    for name, rows in (("encoding", train), ("encoding held-out", held_out), ("encoding old", past.rows)):
         encode_samples(gauge, rows, shards, log, rules=limits, name=name, part=processes.part)
     accelerator.wait_for_everyone()
     if main:
@@ -225,6 +228,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     accelerator.wait_for_everyone()
     progress = read_progress(output / "last") or Progress()
     data, eval_set = (open_encoded(gauge, rows, shards, limits) for rows in (train, held_out))
+    old_set = past.open(open_encoded(gauge, past.rows, shards, limits), len(train))
     for name, encoded in (("length", data), ("length, held-out", eval_set)):
         if encoded.fitted:
             log.say(f"{name}: " + ", ".join(f"{count} rows {step}" for step, count in encoded.fitted.items()))
@@ -237,7 +241,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     # Model: on its device before LoRA is put on it, or the factors would stay behind.
     size = progress.size or config.batch_size * config.accumulate * world
     progress = dataclasses.replace(progress, size=size)
-    per_epoch = steps_per_epoch(len(data), size)
+    per_epoch = steps_per_epoch(past.count(len(data)), size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
     placed = processes.place(loaded.model)
     plain = choose_trainable(
@@ -255,7 +259,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     changes = any(step.takes != "text" for step in steps)
     towers = None
     if config.speed.tower_cache:
-        datasets = [eval_set] if changes else [data, eval_set]
+        datasets = [eval_set, old_set] if changes else [data, eval_set, old_set]
         towers = skip_towers(plain, gauge, datasets, collate, log, processes, dtype=dtype)
     if towers:
         collate = towers.collate(collate)
@@ -270,12 +274,13 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
         family=family, rules=rules,
     )  # fmt: skip
     optimiser: Any = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    most = LOGITS if config.speed.chunked_loss else 0
+    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most)
+    past.hold(plain, token_loss, collate, output, log, processes, resumed=progress.step > 0)
     if progress.step:
         load_state(output / "last", plain, optimiser)
     if budget and progress.step:
         load_budget(output / "last", budget)
-    most = LOGITS if config.speed.chunked_loss else 0
-    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most)
     model, optimiser = processes.prepare(plain, optimiser, config.optimiser.clip)
     average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
     if average and progress.step:
@@ -283,7 +288,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     step_of = Steps(
         model=model, token_loss=token_loss, micro_batch=config.batch_size,
         feed=Prefetch(collate, on=config.speed.prefetch, device=accelerator.device),
-        processes=processes, samples=train, log=log, tokens=config.speed.batch_tokens,
+        processes=processes, samples=[*train, *past.rows], log=log, tokens=config.speed.batch_tokens,
     )  # fmt: skip
     record = dataclasses.replace(
         record, towers=learning_table(plain, family, rules, method=config.method, lr=config.lr)
@@ -312,7 +317,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     with Interrupt() as interrupt, step_of.feed:
         for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:
-                data = epochs.of(step // per_epoch)
+                data = past.mixed(epochs.of(step // per_epoch), step // per_epoch)
                 batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
                 if towers:
                     towers.attach(data)
@@ -326,6 +331,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
             loss = step_of.gradients(data, batch, config.seed, step)
             if budget:
                 budget.add_gradients()
+            past.pull()
             norm = processes.clip(learning, config.optimiser.clip, optimiser)
             optimiser.step()
             if budget:
@@ -377,17 +383,11 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     with average.in_place() if average else nullcontext():
         if not held_out:
             keep(plain, loaded, family, output, record, progress.step, processes)
-        elif world == 1 and config.evaluate.answers:
-            answer_at_the_end(
-                Loaded(plain, loaded.processor), family, held_out, config.evaluate.answers, output, log,
-                last_is_kept=progress.best_step == progress.step,
-            )  # fmt: skip
-    if main:
-        card(plain, family, output, record)
-        shutil.rmtree(shards, ignore_errors=True)
-        write_run(output, record)
-        verdict = write_run_report(output, held_out)
-        log.say(f"{verdict.sentence} See {output / PAGE}; trained {speed_line(speeds(read_metrics(output)))}")
+        conclude(
+            Loaded(plain, loaded.processor), family, output, record, held_out, processes, log,
+            answers=config.evaluate.answers,
+            last_is_kept=not held_out or progress.best_step == progress.step,
+        )  # fmt: skip
     accelerator.end_training()
     return Run(folder=output, metrics=figures)
 

@@ -8,6 +8,7 @@ mapped files need no memory of their own.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -91,6 +92,25 @@ class Encoded(Sequence[Batch]):
         known = self._digests[index]
         told = [(key, known.get(key) or digest(self.tensors(index, [key])[key])) for key in sorted(keys)]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+    def mixed(self, other: Encoded, chosen: Sequence[int], after: int) -> Encoded:
+        """Return these samples with some of another set's behind them, whose rows count from ``after``."""
+        both = copy.copy(self)
+        both._shards = [*self._shards, *other._shards]
+        behind = [other._places[index] for index in chosen]
+        both._places = [*self._places, *((number + len(self._shards), at) for number, at in behind)]
+        both._digests = [*self._digests, *(other._digests[index] for index in chosen)]
+        for name in ("weights", "lengths", "learned"):
+            values = getattr(other, name)
+            setattr(both, name, [*getattr(self, name), *(values[index] for index in chosen)])
+        both.rows = [*self.rows, *(after + other.rows[index] for index in chosen)]
+
+        def instead(index: int) -> tuple[Collection[str], Batch]:
+            source, at = (self, index) if index < len(self) else (other, chosen[index - len(self)])
+            return source.instead(at) if source.instead is not None else ((), {})
+
+        both.instead = instead
+        return both
 
     def supervision(self, batch: Sequence[int]) -> float:
         """Return the weighted supervised tokens of a batch: what its loss is divided by."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,13 @@ from studio.adapter_files import write_note
 from studio.adapters import save_adapter
 from studio.families._save import save_pretrained
 from studio.files import atomic_folder
-from studio.runs import Record, write_card
+from studio.log import Log
+from studio.run_report import PAGE, speed_line, speeds, write_run_report
+from studio.runs import Record, write_card, write_run
+from studio.training.answering import answer_at_the_end
 from studio.training.processes import Processes
-from studio.types import Family, Loaded
+from studio.training.tracking import read_metrics
+from studio.types import Family, Loaded, Sample
 
 
 def keep(
@@ -42,6 +48,33 @@ def keep(
         with atomic_folder(output / "model") as folder:
             save_pretrained(Loaded(model, loaded.processor), folder)
             write_note(folder, note=note, **about)
+
+
+def conclude(
+    loaded: Loaded,
+    family: Family,
+    output: Path,
+    record: Record,
+    held_out: Sequence[Sample],
+    processes: Processes,
+    log: Log,
+    *,
+    answers: int,
+    last_is_kept: bool,
+) -> None:
+    """Write what a finished run leaves for people: answers to held-out rows, the card, the report.
+
+    ``last_is_kept`` says whether the model has the weights that are kept.
+    """
+    if held_out and answers and processes.world == 1:
+        answer_at_the_end(loaded, family, held_out, answers, output, log, last_is_kept=last_is_kept)
+    if not processes.main:
+        return
+    card(loaded.model, family, output, record)
+    shutil.rmtree(output / "encoded", ignore_errors=True)
+    write_run(output, record)
+    verdict = write_run_report(output, held_out)
+    log.say(f"{verdict.sentence} See {output / PAGE}; trained {speed_line(speeds(read_metrics(output)))}")
 
 
 def card(model: Any, family: Family, output: Path, record: Record) -> None:

@@ -86,6 +86,27 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continual:
+    """What is done for what the model could before."""
+
+    replay: str | None = field(default=None, metadata={"help": "old rows to mix in, as data"})
+    replay_share: float = field(default=0.2, metadata={"help": "their share of the rows of every epoch"})
+    anchor: Literal["l2", "ewc"] | None = field(
+        default=None, metadata={"help": "pull weights back to where they began; ewc: by their use for replay"}
+    )
+    strength: float = field(default=1e-2, metadata={"help": "how hard the anchor pulls"})
+    fisher_rows: int = field(default=64, metadata={"help": "rows of replay that ewc weighs the weights by"})
+
+    def wrong(self) -> Iterator[str]:
+        """Yield what is out of range."""
+        yield from above_zero(self, "strength", "fisher_rows")
+        if not 0 < self.replay_share < 1:
+            yield f"replay_share must be above 0 and below 1, not {self.replay_share}"
+        if self.anchor == "ewc" and not self.replay:
+            yield "anchor=ewc weighs the weights by old rows: give continual.replay"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """What makes a run faster, each by name."""
 
@@ -139,7 +160,7 @@ def check_settings(config: Any, wrong: Iterable[str] = ()) -> None:
     """Raise one `ConfigError` with all that is ``wrong`` with a configuration and with its groups."""
     told = list(wrong)
     for name, group in vars(config).items():
-        if isinstance(group, Adapter | Optimiser | Evaluate | Speed):
+        if isinstance(group, Adapter | Optimiser | Evaluate | Continual | Speed):
             told += [f"{name}.{sentence}" for sentence in group.wrong()]
     if told:
         raise ConfigError("; ".join(told))
