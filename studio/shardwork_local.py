@@ -29,6 +29,8 @@ _ALONE = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
 }
+#: Seconds after which one that may be stopped looks whether it is.
+_LOOK = 0.2
 #: This side of the connections to all workers: a copy of this process must not keep them open.
 _OURS: set[Connection] = set()
 
@@ -52,9 +54,15 @@ def _exchanging(torch: Any) -> bool:
 
 
 def each_local(
-    work: Callable[[Any], Any], shards: Sequence[Any], workers: int, copies: bool | None = None
+    work: Callable[[Any], Any],
+    shards: Sequence[Any],
+    workers: int,
+    copies: bool | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Outcome]:
     """Yield what becomes of each shard, in their order; ``copies`` says how to start, None as is safe.
+
+    With ``stop`` this process does nothing of the work itself, and ends it soon after that is set.
 
     A killed worker is replaced, and its shard is the next that is done. The workers end with this generator,
     and with this process however it ends: they read from it, and the end of that file is theirs.
@@ -70,15 +78,16 @@ def each_local(
     crew: list[_Worker] = []
     turn = 0
     try:
-        while turn < len(shards):
+        while turn < len(shards) and not (stop and stop.is_set()):
             while len(crew) < min(workers, len(todo) + sum(one.busy for one in crew)):
                 crew.append(_Worker(work, code))
             for one in crew:
                 if one.ready and not one.busy and todo and todo[0] < turn + workers * AHEAD:
                     one.give(todo[0], shards[todo.popleft()])
             # While they all import, this process works on what is next, and looks up after each shard.
-            alone = bool(todo) and not any(one.ready for one in crew)
-            for ready in wait([one.connection for one in crew], timeout=0 if alone and not copies else None):
+            alone = bool(todo) and not (copies or stop or any(one.ready for one in crew))
+            pause = 0 if alone else _LOOK if stop else None
+            for ready in wait([one.connection for one in crew], timeout=pause):
                 one = next(one for one in crew if one.connection is ready)
                 outcome = one.take()
                 if outcome is not None:
@@ -95,7 +104,7 @@ def each_local(
                         todo.appendleft(first)
                     if tries[first] == TRIES:
                         raise TriptychError(_given_up(first, len(shards), end))
-            if alone and not copies and not any(one.ready for one in crew):
+            if alone and not any(one.ready for one in crew):
                 number = todo.popleft()
                 done[number] = outcome_of(work, shards[number])
             while turn in done:
@@ -153,7 +162,7 @@ class _Worker:
         """End the process if it has not ended by itself; return in words how it did."""
         _OURS.discard(self.connection)
         self.connection.close()
-        self._process.join(0.2 if self.busy else 5.0)
+        self._process.join(0.2 if self.busy or not self.ready else 5.0)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

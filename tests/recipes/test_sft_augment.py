@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -82,6 +83,37 @@ def test_every_epoch_has_rows_of_its_own_and_the_same_whenever_it_is_asked_for(
     assert same(other.of(0), first)
     assert not same(epochs(settings, tmp_path / "three", STEPS, seed=1).of(0), first)
     assert not list((tmp_path / "two").rglob("media-*")), "what was written on the way is gone"
+
+
+def test_the_next_epoch_is_made_meanwhile_and_is_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
+    with epochs(settings, tmp_path / "ahead", STEPS, worth=0.0) as made:
+        first = [dict(item) for item in made.of(0, ahead=True)]
+        threads, deadline = torch.get_num_threads(), time.monotonic() + 60
+        while not list((tmp_path / "ahead/epoch-1").glob("*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (file,) = (tmp_path / "ahead/epoch-1").glob("*.safetensors")
+        written = file.stat().st_mtime_ns
+        second = [dict(item) for item in made.of(1)]
+        assert file.stat().st_mtime_ns == written
+        assert torch.get_num_threads() == threads
+    other = epochs(settings, tmp_path / "plain", STEPS)
+    assert same(other.of(0), first)
+    assert same(other.of(1), second)
+
+
+def test_what_is_made_meanwhile_ends_with_the_training(settings: dict[str, Any], tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with epochs(settings, tmp_path, STEPS, worth=0.0) as made:
+        made.of(0, ahead=True)
+        deadline = time.monotonic() + 30
+        while not set(multiprocessing.active_children()) - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers = set(multiprocessing.active_children()) - before
+        assert workers
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert set(multiprocessing.active_children()) <= before
+    assert not list(tmp_path.glob("epoch-1/.*.safetensors.*"))
 
 
 def test_answers_and_what_is_learned_stay(settings: dict[str, Any], tmp_path: Path) -> None:

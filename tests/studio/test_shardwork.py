@@ -71,10 +71,16 @@ def test_work_that_is_asked_of_workers_is_done_by_them_all_and_small_work_stays_
 
 
 def test_this_process_works_while_workers_start_afresh() -> None:
-    crew = [one.result for one in each_local(where, cut(range(60), 1), 2, copies=False)]
+    work = partial(slower_here, here=os.getpid())
+    crew = [one.result for one in each_local(work, cut(range(60), 1), 2, copies=False)]
     assert crew[0] == os.getpid()
     assert len(set(crew)) == 3
     assert crew[-1] != os.getpid()
+
+
+def slower_here(rows: list[int], here: int) -> int:
+    time.sleep(0.5 if os.getpid() == here else 0.05)
+    return os.getpid()
 
 
 def product(rows: list[int]) -> bytes:
@@ -111,7 +117,7 @@ def test_a_killed_worker_of_either_kind_loses_nothing(tmp_path: Path, copies: bo
 
 def killed_elsewhere(rows: list[int], here: int, folder: Path) -> list[int]:
     """End the first worker that gets a row divisible by 8, once for each such row."""
-    time.sleep(0.05)
+    time.sleep(0.5 if os.getpid() == here else 0.05)  # or it would be done before a worker has started
     mark = folder / str(rows[0])
     if os.getpid() != here and rows[0] % 8 == 0 and not mark.exists():
         mark.touch()
@@ -185,8 +191,10 @@ def test_work_that_always_kills_its_worker_is_given_up_with_a_sentence(tmp_path:
 def test_workers_end_with_the_one_who_asked_even_if_that_is_killed(how: str) -> None:
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from tests.studio.test_shardwork import cut, each_local, where\n"
-        "work = each_local(where, cut(range(50), 1), 2, copies=sys.argv[2] == 'copies')\n"
+        "from functools import partial\n"
+        "from tests.studio.test_shardwork import cut, each_local, slower_here\n"
+        "work = partial(slower_here, here=os.getpid())\n"
+        "work = each_local(work, cut(range(50), 1), 2, copies=sys.argv[2] == 'copies')\n"
         "done = {next(work).result for _ in range(40)} - {os.getpid()}\n"
         "print(*done, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
