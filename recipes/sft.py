@@ -314,10 +314,12 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     prepared = time.monotonic() - began
     metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=step_of.waiting)
     batches: list[list[int]] = []
-    with Interrupt() as interrupt, step_of.feed:
+    with Interrupt() as interrupt, step_of.feed, epochs:
         for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:
-                data = past.mixed(epochs.of(step // per_epoch), step // per_epoch)
+                more = (step // per_epoch + 1) * per_epoch < last
+                data = epochs.of(step // per_epoch, ahead=more and config.speed.prefetch)
+                data = past.mixed(data, step // per_epoch)
                 batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
                 if towers:
                     towers.attach(data)

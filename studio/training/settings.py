@@ -119,7 +119,9 @@ class Speed:
     checkpointing: bool = field(
         default=False, metadata={"help": "compute layers again in the backward pass, in less memory"}
     )
-    prefetch: bool = field(default=True, metadata={"help": "make the next batches while the device computes"})
+    prefetch: bool = field(
+        default=True, metadata={"help": "make batches and epochs while the device computes"}
+    )
     packing: bool | Literal["auto"] = field(
         default="auto", metadata={"help": "rows joined without padding; auto: where padding costs more"}
     )
