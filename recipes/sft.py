@@ -265,6 +265,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
         collate = towers.collate(collate)
     collate = fast.packing(collate, size // world, config.batch_size)
     fast.short_queries(collate)
+    top = fast.last_layer(collate)
     fast.compiled(collate)
     processes.share(plain)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
@@ -275,7 +276,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     )  # fmt: skip
     optimiser: Any = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     most = LOGITS if config.speed.chunked_loss else 0
-    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most)
+    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most, last=top)
     past.hold(plain, token_loss, collate, output, log, processes, resumed=progress.step > 0)
     if progress.step:
         load_state(output / "last", plain, optimiser)

@@ -101,6 +101,17 @@ class FastPaths:
             if not self._gate.allows("short_queries", plain, loss):
                 fast.close()
 
+    def last_layer(self, collate: Collate) -> torch.nn.Module | None:
+        """Return the layer of which a `TokenLoss` computes only what has a label; None for none of them."""
+        layers = _layers(self._model)
+        if not (self._speed.last_layer and self._whole and layers) or self._speed.compile:
+            return None
+        last = layers[-1]
+        with self._loss(collate) as plain:
+            before = self._gate.measure(plain)
+        with self._loss(collate, last) as fast:
+            return last if self._gate.allows("last_layer", before, fast) else None
+
     def compiled(self, collate: Collate) -> None:
         """Put the layers of the language model through torch.compile, for batches of any size."""
         if not (self._speed.compile and self._whole):
@@ -115,13 +126,13 @@ class FastPaths:
                     layer._compiled_call_impl = None
 
     @contextmanager
-    def _loss(self, collate: Collate) -> Iterator[Callable[[], Tensor]]:
+    def _loss(self, collate: Collate, last: torch.nn.Module | None = None) -> Iterator[Callable[[], Tensor]]:
         """Yield what computes the loss of a few rows, as different in length as the data's are."""
         data = self._data
         order = sorted(range(len(data)), key=lambda index: data.lengths[index])
         rows = sorted({order[at * (len(order) - 1) // (ROWS - 1)] for at in range(ROWS)})
         items, weights = [data[row] for row in rows], [data.weights[row] for row in rows]
-        loss = TokenLoss(self._model, self._device, self._dtype)
+        loss = TokenLoss(self._model, self._device, self._dtype, last=last)
         try:
             yield lambda: loss(self._model, collate(items), weights)
         finally:
@@ -151,8 +162,9 @@ def _layers(model: Any) -> list[torch.nn.Module]:
     text = model.config.get_text_config()
     wanted = getattr(text, "num_hidden_layers", 0)
     lists = [
-        part
+        ("language_model" in path or "decoder" in path, part)
         for path, part in model.named_modules()
         if isinstance(part, torch.nn.ModuleList) and path.endswith("layers") and len(part) == wanted
     ]
-    return list(lists[-1]) if lists else []
+    lists.sort(key=lambda found: found[0])  # stable: of those that are named so, the last
+    return list(lists[-1][1]) if lists else []

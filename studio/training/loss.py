@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from studio.training.chunked import LOGITS, ChunkedLoss
+from studio.training.last_layer import LastLayer
 from studio.types import Batch
 
 Precision = Literal["auto", "fp32", "bf16", "nf4", "nf4-double", "int8"]
@@ -52,15 +53,26 @@ class TokenLoss:
     """
 
     def __init__(
-        self, model: Any, device: torch.device, dtype: torch.dtype = torch.float32, *, most: int = LOGITS
+        self,
+        model: Any,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        most: int = LOGITS,
+        last: torch.nn.Module | None = None,
     ) -> None:
-        """Hook onto ``model`` until `close`; it holds at most ``most`` logits at a time, 0: all there are."""
+        """Hook onto ``model`` until `close`; it holds at most ``most`` logits at a time, 0: all there are.
+
+        ``last``, the last layer of a decoder, computes what has a label alone.
+        """
         self._device, self._dtype = device, dtype
         self._step: _Step | None = None
+        self._kept: Tensor | None = None
         head = model.get_output_embeddings()
         self._hook = head.register_forward_pre_hook(self._select) if head is not None else None
         self._chunked = ChunkedLoss(head, model.config, most) if most and head is not None else None
         self._proven = False
+        self._layer = LastLayer(last, self.wanted) if last is not None else None
 
     def __call__(self, model: Any, batch: Batch, weights: Sequence[float]) -> Tensor:
         """Return the weighted sum [] over a batch with ``labels`` [B, L].
@@ -76,6 +88,7 @@ class TokenLoss:
         wanted = labels != IGNORE
         of_row = torch.tensor(weights, dtype=torch.float32, device=self._device)
         scale = of_row[wanted.nonzero()[:, 0] if rows is None else rows[wanted]]
+        self._kept = wanted
         step = self._step = _Step(wanted=wanted, targets=labels[wanted], scale=scale)
         try:
             with self._autocast():
@@ -92,8 +105,18 @@ class TokenLoss:
         each = functional.cross_entropy(logits.float(), step.targets, reduction="none")
         return (each * scale).sum()
 
+    def wanted(self) -> Tensor | None:
+        """Return the positions [B, L] of the batch that is being computed whose logits the loss reads.
+
+        While gradients are computed they are those of the last batch: layers may be computed again.
+        """
+        again = torch._C._current_graph_task_id() != -1
+        return self._kept if self._step is not None or again else None
+
     def close(self) -> None:
-        """Take the hook off the model."""
+        """Take the hooks off the model."""
+        if self._layer is not None:
+            self._layer.close()
         if self._hook is not None:
             self._hook.remove()
 

@@ -131,6 +131,9 @@ class Speed:
     short_queries: bool = field(
         default=True, metadata={"help": "an encoder's states are read by a decoder without projecting them"}
     )
+    last_layer: bool = field(
+        default=True, metadata={"help": "of the language model's last layer only what has a label"}
+    )
     chunked_loss: bool = field(
         default=True, metadata={"help": "where logits are many, a part of them at a time"}
     )
