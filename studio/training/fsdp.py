@@ -7,6 +7,7 @@ on CUDA devices.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ def shard(model: nn.Module, device: torch.device, world: int) -> None:
     Each layer of each tower is a unit; what is left, with tied tables in one piece, is a unit with the model.
     Parameters are new objects afterwards: an optimiser is made of those.
     """
+    # Nothing writes into what a model returns, which may be a view of its layers' last output.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(device.type, (world,))
     for layer in layers(model):
         fully_shard(layer, mesh=mesh)
