@@ -15,12 +15,15 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor
 
+from studio.config import flatten
 from studio.errors import ConfigError, DivergedError, unknown
 from studio.files import atomic_write
 from studio.log import Log
 from studio.training.save import Progress, read_progress
 
 FILE = "metrics.jsonl"
+#: Trackers whose package has another name.
+PIP = {"comet_ml": "comet-ml", "mlflow": "mlflow-skinny"}
 
 
 class Stopwatch:
@@ -70,8 +73,10 @@ class Metrics:
         self._waiting = waiting or Stopwatch()
         self.loss = math.nan
         if accelerator.log_with:
-            plain = {key: v if isinstance(v, int | float | str) else str(v) for key, v in config.items()}
-            accelerator.init_trackers("triptych", config=plain)
+            told = {
+                key: v if isinstance(v, int | float | str) else str(v) for key, v in flatten(config).items()
+            }
+            accelerator.init_trackers("triptych", config=told)
         if accelerator.is_main_process:
             kept = [row for row in read_metrics(folder) if row["step"] <= before.step] if before.step else []
             atomic_write(self._path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -194,7 +199,7 @@ def check_tracker(name: str) -> str:
     if name not in known:
         raise ConfigError(f"tracker: {unknown('tracker', name, known)}")
     if name not in [str(kind) for kind in get_available_trackers()]:
-        raise ConfigError(f"tracker: '{name}' is known, but its package is not installed")
+        raise ConfigError(f"tracker: '{name}' needs a package: pip install {PIP.get(name, name)}")
     return name
 
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_continual.py [--first textiles] [--then commands] [--steps 300] [--rows 250]
 
 One adapter on every tower of nano-omni learns the first domain. From there it goes on with the second one
-five times: naively, with replay (a fifth of every epoch are rows of the first domain), with an l2 anchor, with
-elastic weight consolidation (both at the strength of ``--strength``), and with replay and elastic weight
+five times: naively, with replay (a fifth of every epoch are rows of the first domain), with an l2 anchor,
+with elastic weight consolidation (both at the strength of ``--strength``), and with replay and elastic weight
 consolidation together. All have the same steps, rate, batch, seed and data. What is printed is the exact
 match on the held-out rows of both domains, in percent with 95 % Wilson intervals, and how much of the first
 domain was lost.
