@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -160,7 +159,7 @@ def side_by_side(domains: list[str], folder: Path, log: Log) -> None:
                     del running[domain]
     finally:
         for process in running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # which saves as Ctrl-C does, and which a shell's `&` does not make them ignore
         for process in running.values():
             process.wait()
 
