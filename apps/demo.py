@@ -159,7 +159,7 @@ def side_by_side(domains: list[str], folder: Path, log: Log) -> None:
                     del running[domain]
     finally:
         for process in running.values():
-            process.terminate()  # which saves as Ctrl-C does, and which a shell's `&` does not make them ignore
+            process.terminate()  # saves as Ctrl-C does, which a shell's `&` would make them ignore
         for process in running.values():
             process.wait()
 
