@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,20 @@ def byte_fallback(
 
 
 def write(
-    kind: Any, config: Any, processor: Any, folder: Path, *, end: str = "", filled: str = "", seed: int = 0
+    kind: Any,
+    config: Any,
+    processor: Any,
+    folder: Path,
+    *,
+    end: str = "",
+    filled: str = "",
+    prepare: Callable[[Any], None] | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write a random model of the class ``kind`` with its processor into ``folder`` and return it.
 
     ``end`` is the token at which an answer ends, where that is not the tokenizer's own end; ``filled`` a
-    parameter that is random too, though the class begins with zeros.
+    parameter that is random too, though the class begins with zeros; ``prepare`` sets what is not random.
     """
     from transformers import GenerationConfig
 
@@ -126,6 +134,8 @@ def write(
         model = kind(config)
         if filled:
             torch.nn.init.normal_(model.get_parameter(filled), std=0.2)
+        if prepare:
+            prepare(model)
     ends = [words.eos_token_id] + ([words.convert_tokens_to_ids(end)] if end else [])
     model.generation_config = GenerationConfig(
         bos_token_id=words.bos_token_id, eos_token_id=ends, pad_token_id=words.pad_token_id

@@ -36,7 +36,9 @@ def processor() -> Any:
     )
     seen = {"patch_size": PATCH, "max_soft_tokens": TOKENS}
     return transformers.Gemma4Processor(
-        feature_extractor=transformers.Gemma4AudioFeatureExtractor(feature_size=128),
+        feature_extractor=transformers.Gemma4AudioFeatureExtractor(
+            per_bin_mean=[-5.0] * 128, per_bin_stddev=[2.5] * 128
+        ),
         image_processor=transformers.Gemma4ImageProcessor(**seen),
         video_processor=transformers.Gemma4VideoProcessor(**seen),
         tokenizer=words,
@@ -53,8 +55,8 @@ def build(folder: Path) -> Path:
     words = whole.tokenizer
     config = Gemma4Config(
         text_config={
-            "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "global_head_dim": 16,
+            "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16,
             "max_position_embeddings": 2048, "sliding_window": 64, "initializer_range": 0.1,
             "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0,
             "vocab_size_per_layer_input": len(words), "hidden_size_per_layer_input": 8,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from studio.families import _build
+from studio.later import torch
 
 #: The processor counts 16 x 16 features a tile, whatever its size: 32 x 32 patches, two of them to a feature.
 PATCH = 2
@@ -61,4 +63,14 @@ def build(folder: Path) -> Path:
             "bias_max_distance": 32, "initializer_range": 0.1, "audio_token_id": words.audio_token_id,
         },
     )  # fmt: skip
-    return _build.write(Phi4MultimodalForCausalLM, config, whole, folder, end="<|end|>")
+    return _build.write(Phi4MultimodalForCausalLM, config, whole, folder, end="<|end|>", prepare=_levelled)
+
+
+def _levelled(model: Any) -> None:
+    """Let sounds arrive: level their features, logarithms of powers, and widen narrow convolutions."""
+    encoder = model.model.embed_tokens_extend.audio_embed.encoder
+    encoder.encoder_embedding.global_mean.fill_(12.0)
+    encoder.encoder_embedding.global_invstd.fill_(0.3)
+    for part in encoder.embed.conv:
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)

@@ -53,7 +53,7 @@ def build(folder: Path, seed: int) -> Path:
     config = WhisperConfig(
         vocab_size=len(words), num_mel_bins=80, d_model=32, encoder_layers=2, decoder_layers=2,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
-        decoder_start_token_id=start, pad_token_id=end, bos_token_id=end, eos_token_id=end,
+        decoder_start_token_id=start, pad_token_id=end, bos_token_id=end, eos_token_id=end, init_std=0.1,
         begin_suppress_tokens=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

@@ -104,8 +104,11 @@ def own_path(name: str) -> str:
 
 
 def train_mode(model: Any) -> None:
-    """Switch to training, with dropout; parts in which nothing learns stay in evaluation mode, without."""
-    model.train()
+    """Switch to training, with dropout; parts in which nothing learns stay in evaluation mode, without.
+
+    Batch norms keep the statistics they came with: by a batch's own, a row would depend on its neighbours.
+    """
+    model.train(not isinstance(model, torch.nn.modules.batchnorm._BatchNorm))
     for part in model.children():
         learns = [parameter.requires_grad for parameter in part.parameters()]
         if any(learns):
