@@ -32,11 +32,9 @@ from studio.data.lengths import rules as length_rules
 from studio.data.provenance import provenance
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
-from studio.quantise import KINDS, check_quantise, quantise
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.batches import epoch_batches, steps_per_epoch
 from studio.training.budget import budget_of
-from studio.training.checkpointing import checkpoint_towers
 from studio.training.chunked import LOGITS
 from studio.training.continual import Past
 from studio.training.continuing import start_hash
@@ -47,9 +45,9 @@ from studio.training.evaluation import evaluation_loss
 from studio.training.fast_paths import FastPaths
 from studio.training.fitting import Fitting, fit
 from studio.training.interrupt import Interrupt
+from studio.training.learner import check_learner, make_learner, type_to_load
 from studio.training.learning import learning_table, table_lines
 from studio.training.loss import Precision, TokenLoss, compute_type
-from studio.training.noise import TextNoise
 from studio.training.prefetch import Prefetch
 from studio.training.processes import join
 from studio.training.rehearsal import Estimate, Rehearsal
@@ -70,8 +68,7 @@ from studio.training.settings import (
 from studio.training.skipping import skip_towers
 from studio.training.step import Steps
 from studio.training.threads import set_threads
-from studio.training.tower_types import load_type
-from studio.training.towers import choose_trainable, parameter_groups, set_rates, tower_rules, train_mode
+from studio.training.towers import parameter_groups, set_rates, train_mode
 from studio.training.tracking import Metrics
 from studio.types import Loaded, Run
 
@@ -147,6 +144,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adapter": {"r": 4},
         "optimiser": {"warmup": 2},
     },
+    # 8 to 64 examples: few ranks and dropout against learning by heart, many passes, an end when it worsens.
+    "few_shot": {
+        "output": "runs/few_shot",
+        "epochs": 20,
+        "batch_size": 4,
+        "lr": 5e-4,
+        "adapter": {"r": 8, "alpha": 16, "dropout": 0.1},
+        "optimiser": {"warmup": 0.1, "weight_decay": 0.01},
+        "evaluate": {"patience": 3},
+    },
 }  # fmt: skip
 
 #: Settings that do not change what a run computes; with another value it may go on from the same state.
@@ -179,8 +186,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     began = time.monotonic()
     base, output = find_model(config.model), config.output
     family = families.detect(base)
-    rules = tower_rules(family, config.method, config.towers)
-    check_quantise(config.precision, config.method, rules)
+    rules = check_learner(config, family)
     beside_llm = any(rule.learns for tower, rule in rules.items() if tower != "llm")
 
     # Processes: the environment says how many there are, and on what device.
@@ -216,8 +222,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
         check_before_training([*train, *held_out], log)
         check_before_training(past.rows, log)  # apart: they may be among the new rows
     dtype = compute_type(config.precision, accelerator.device)
-    bits = config.precision in KINDS
-    loaded = family.load(base, dtype=load_type(rules, config.method, dtype, bits))
+    loaded = family.load(base, dtype=type_to_load(config, rules, dtype))
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
     shards = output / "encoded"
     for name, rows in (("encoding", train), ("encoding held-out", held_out), ("encoding old", past.rows)):
@@ -243,16 +248,11 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     progress = dataclasses.replace(progress, size=size)
     per_epoch = steps_per_epoch(past.count(len(data)), size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
-    placed = processes.place(loaded.model)
-    plain = choose_trainable(
-        quantise(placed, family, config.precision, compute=dtype) if bits else placed, family, rules,
-        method=config.method, **vars(config.adapter), steps=total, seed=config.seed,
-        base_fingerprint=inputs["model"],
-        weights=torch.float32 if config.method == "full" else dtype,
+    plain = make_learner(
+        processes.place(loaded.model), family, rules, config,
+        dtype=dtype, steps=total, base_fingerprint=inputs["model"],
     )  # fmt: skip
-    checkpoint_towers(plain, family, rules, config.speed.checkpointing)
     budget = budget_of(plain)
-    noise = TextNoise(plain, config.optimiser.neftune) if config.optimiser.neftune else None
     fast = FastPaths(plain, config.speed, data, log, processes, dtype=dtype)
     fast.products(collate)
     # Frozen towers: computed once for each medium, unless it is another one in every epoch.
@@ -381,8 +381,6 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
     token_loss.close()
-    if noise:
-        noise.close()
     with average.in_place() if average else nullcontext():
         if not held_out:
             keep(plain, loaded, family, output, record, progress.step, processes)

@@ -1,4 +1,4 @@
-"""List what there is: recipes, merge methods, families, metrics, formats, shipped models and data."""
+"""List what there is: recipes, methods of merging and training, families, metrics, formats, models, data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import argparse
 from studio import plugins
 from studio.assets import shipped
 from studio.errors import UnknownName
+from studio.methods import METHODS
 
 EXAMPLE = "triptych ls\ntriptych ls recipes methods"
-SHELVES = ("models", "data")
+SHELVES = ("models", "data", "training")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
             raise UnknownName("room", room, rooms)
     for room in options.rooms or rooms:
         print(room)
-        if room in SHELVES:
+        if room == "training":
+            rows = [(name, found.about) for name, found in METHODS.items()]
+        elif room in SHELVES:
             rows = [(name, f"shipped under assets/{room}") for name in shipped(room)]
         else:
             rows = [(name, plugins.summary(room, name)) for name in plugins.names(room)]

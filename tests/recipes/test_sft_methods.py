@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes import sft
-from studio.config import from_dict
+from studio.assets import find_data
+from studio.config import from_dict, load
 from studio.errors import ConfigError, TriptychError
 from studio.log import QuietLog
 from studio.runs import read_run
@@ -174,3 +175,28 @@ def test_a_run_goes_on_from_an_adapter_on_new_data(
         run(more, adapter={"start": str(first.folder), "r": 8})
     with pytest.raises(ConfigError, match="is of the kind LORA, which method=ia3 is not"):
         run(more, method="ia3", output=tmp_path / "refused")
+
+
+@pytest.mark.slow
+def test_the_preset_for_few_examples_learns_what_the_others_are_like(tmp_path: Path) -> None:
+    """Eight of the shipped handwriting, with the shipped base: what was not seen gets better all the way."""
+    folder = tmp_path / "few"
+    shutil.copytree(find_data("handwriting"), folder)
+    for name, count in (("train", 8), ("test", 20)):
+        rows = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"{name}.jsonl").write_text("".join(rows[:: len(rows) // count][:count]), encoding="utf-8")
+    config = load(
+        sft.Config,
+        preset="few_shot",
+        presets=sft.PRESETS,
+        overrides=[
+            f"data={folder}",
+            f"eval_data={folder}",
+            f"output={tmp_path / 'run'}",
+            "evaluate.answers=0",
+        ],
+    )
+    done = sft.run(config, QuietLog())
+    seen = [row["eval_loss"] for row in read_metrics(done.folder) if "eval_loss" in row]
+    assert min(seen) < 0.6 * seen[0]
+    assert seen[-1] < 1.05 * min(seen)
