@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
+import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,13 +22,16 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
 from studio.errors import ConfigError
 from studio.training import fsdp, zero
 from studio.training.threads import physical_cores
 from studio.training.tracking import check_tracker
+
+#: Seconds after which a file on one machine shows on the others.
+SHOWN_AFTER = 60.0
 
 Strategy = Literal["ddp", "fsdp", "deepspeed"]
 
@@ -110,6 +115,34 @@ class Processes:
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
         return fsdp.joined(norm)
 
+    def meet(self, folder: Path) -> None:
+        """Find out whether all machines share a folder, for which they get a minute.
+
+        Raises:
+            ConfigError: on all of them if one does not see what the first has written.
+        """
+        if self.world == self.part[1]:
+            return
+        names = [secrets.token_hex(8)]
+        broadcast_object_list(names)
+        mark = folder / f".{names[0]}"
+        missing = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+        if self.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        self.accelerator.wait_for_everyone()
+        until = time.monotonic() + SHOWN_AFTER
+        while not (seen := mark.exists()) and time.monotonic() < until:
+            time.sleep(0.5)
+        together = self.agree(seen)
+        if self.main:
+            mark.unlink()
+            for place in () if together else missing:
+                with suppress(OSError):
+                    place.rmdir()
+        if not together:
+            raise ConfigError(f"output {folder} must be in a folder that all machines share")
+
 
 def join(
     output: Path, *, tracker: str | None = None, unused: bool = False, strategy: Strategy = "ddp"
@@ -121,7 +154,7 @@ def join(
 
     Raises:
         ConfigError: if accelerate's own configuration asks for another strategy, or found other processes;
-            if the strategy's package is not installed.
+            if the strategy's package is not installed; if several machines do not share ``output``.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
@@ -148,7 +181,7 @@ def join(
     found = accelerator.num_processes
     if found != world:
         raise ConfigError(f"WORLD_SIZE is {world}, but accelerate finds {found} processes; is RANK set, too?")
-    return Processes(
+    processes = Processes(
         accelerator=accelerator,
         main=accelerator.is_main_process,
         rank=accelerator.process_index,
@@ -156,3 +189,5 @@ def join(
         part=(accelerator.local_process_index, local),
         strategy=strategy if world > 1 else "ddp",
     )
+    processes.meet(output)
+    return processes
