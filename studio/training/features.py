@@ -113,7 +113,8 @@ class TowerCache:
         for name, cut in self.cuts.items():
             media = {medium for known in self._media.values() for medium in known.get(name, {}).values()}
             where = "" if cut.projected else ", before the projector"
-            clauses.append(f"features of {len(media)} media ({name}{where})")
+            if media:
+                clauses.append(f"features of {len(media)} media ({name}{where})")
         return ", ".join(clauses)
 
     def fill(self, datasets: Iterable[Encoded], collate: Collate, *, part: tuple[int, int] = (0, 1)) -> str:
