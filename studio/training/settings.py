@@ -94,7 +94,7 @@ class Continual:
     anchor: Literal["l2", "ewc"] | None = field(
         default=None, metadata={"help": "pull weights back to where they began; ewc: by their use for replay"}
     )
-    strength: float = field(default=1e-2, metadata={"help": "how hard the anchor pulls"})
+    strength: float = field(default=0.1, metadata={"help": "how hard the anchor pulls"})
     fisher_rows: int = field(default=64, metadata={"help": "rows of replay that ewc weighs the weights by"})
 
     def wrong(self) -> Iterator[str]:
