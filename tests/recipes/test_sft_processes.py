@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +20,13 @@ from safetensors.torch import load_file
 
 from recipes import sft
 from studio import config
-from studio.errors import ConfigError
+from studio.errors import ConfigError, LostProcess, TriptychError
+from studio.launch import together
 from studio.log import QuietLog
 from studio.runs import read_run
+from studio.training.encoding import Encoded
+from studio.training.rounds import company
+from studio.training.shards import ShardWriter
 from studio.training.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +44,8 @@ def command(settings: dict[str, Any], *more: str, **changes: Any) -> list[str]:
     return [sys.executable, "-m", "apps.cli", "run", "sft", *words, *more]
 
 
-def start(line: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(line: list[str], more: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(more or {})}
     return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -193,6 +198,87 @@ def test_torchrun_starts_the_same_run_and_a_killed_process_ends_the_others(
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode != 0
     assert "triptych: another of 2 processes is gone; the same command goes on" in said
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_output_are_told_before_anything_is_computed(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two launchers on this machine stand for two machines; the folder of one is not that of the other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+    def machines(*outputs: Path) -> list[str]:
+        started = [
+            start(
+                command(settings, output=output),
+                {**shared, "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "RANK": str(rank)},
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        return [process.communicate(timeout=LIMIT)[1] for process in started]
+
+    apart = machines(tmp_path / "a", tmp_path / "b" / "c")
+    assert all("must be in a folder that all machines share" in said for said in apart)
+    assert list(tmp_path.iterdir()) == []
+    machines(tmp_path / "both", tmp_path / "both")
+    assert len(figures(tmp_path / "both")) == settings["max_steps"]
+
+
+CHILD = """
+import sys, time
+from studio.children import follow
+kind, = follow()
+if kind == "mistaken":
+    print("triptych: rows.jsonl:7: the answer is empty", file=sys.stderr)
+    sys.exit(2)
+time.sleep(60)
+"""
+
+
+def test_the_sentence_of_another_process_is_told_and_none_outlives_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_child.py").write_text(CHILD)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(os.environ)
+    children: list[psutil.Process] = []
+
+    def fail(kind: str, error: Exception, *, kill: bool = False) -> None:
+        with together(2, "a_child", [kind]):
+            assert os.environ["WORLD_SIZE"] == "2"
+            children.extend(c for c in psutil.Process().children() if "a_child" in c.cmdline())
+            if kill:
+                children[-1].kill()
+            raise error
+
+    broken = RuntimeError("Connection closed by peer")
+    with pytest.raises(TriptychError, match=r"^rows.jsonl:7: the answer is empty$"):
+        fail("mistaken", broken)
+    with pytest.raises(ZeroDivisionError):  # which comes of nobody's end
+        fail("patient", ZeroDivisionError())
+    with pytest.raises(
+        LostProcess, match=r"^process 1 of 2 was killed \(SIGKILL\); the same command goes on"
+    ):
+        fail("patient", broken, kill=True)
+    assert not any(child.is_running() for child in children)
+    assert dict(os.environ) == before
+
+
+def test_rows_at_weight_nothing_make_all_processes_run_the_same_towers(tmp_path: Path) -> None:
+    """Rows 0 to 3: text, shorter text, a picture, a picture and a sound."""
+    shard, pixels, waves = ShardWriter(), {"pixels": torch.zeros(2)}, {"waves": torch.zeros(3)}
+    for row, (length, media) in enumerate(((3, {}), (2, {}), (8, pixels), (9, pixels | waves))):
+        ids = torch.arange(length)
+        shard.add(row, {"input_ids": ids, "labels": ids, **media})
+    shard.write(tmp_path / "rows.safetensors", {})
+    data = Encoded([tmp_path / "rows.safetensors"], [1.0] * 4)
+    assert company([0], [0, 1, 2], data) == [2]
+    assert company([2], [0, 2, 3], data) == [3]
+    assert company([0], [0, 2, 3], data) == [3]  # one row has both
+    assert company([], [0, 1], data) == [1]  # the shorter
+    assert company([3], [0, 1, 2, 3], data) == []
 
 
 def test_what_is_wrong_with_the_number_of_processes_is_one_sentence(
