@@ -66,7 +66,9 @@ def reload(folder: Path | str) -> Reloaded:
     with tempfile.TemporaryDirectory() as place:
         sample = _question(Path(place), "audio" in family.modalities)
         try:
-            said = answers(Loaded(model.eval(), processor), family, [sample], max_new_tokens=8)
+            said = answers(
+                Loaded(getattr(model, "thinker", model).eval(), processor), family, [sample], max_new_tokens=8
+            )
         except (RuntimeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             return Reloaded(**found, no_answer=_first(error))
     return Reloaded(**found, answer=said[0])

@@ -1,9 +1,9 @@
 """Qwen3-Omni thinkers: picture, sound and text in, text out (Xu et al. 2025, arXiv:2509.17765).
 
-The thinker alone, a mixture of experts; LoRA adapts its attention, as the experts are bare tensors. A row is
-made as for Qwen2.5-Omni. The audio tower convolves windows of a second that it fills up to the longest of the
-batch, and hears the filling at the end of a shorter one: a loaded model encodes sounds of equal length
-together, each as it is encoded alone.
+The thinker alone, of a whole Qwen3-Omni too: a mixture of experts, of which LoRA adapts the attention, as the
+experts are bare tensors. A row is made as for Qwen2.5-Omni. The audio tower convolves windows of a second that
+it fills up to the longest of the batch, and hears the filling at the end of a shorter one: a loaded model
+encodes sounds of equal length together, each as it is encoded alone.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def media_tokens(config: Any, item: Batch) -> dict[str, int]:
     """Return how many features the towers make of an encoded sample's pictures and sounds."""
     from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
+    config = getattr(config, "thinker_config", config)
     made: dict[str, int] = {}
     if "image_grid_thw" in item:
         patches = int(item["image_grid_thw"].prod(-1).sum())
@@ -121,7 +122,7 @@ def _frames(model: Any, batch: Batch) -> torch.Tensor:
 
 FAMILY = Family(
     name="qwen3_omni",
-    model_types=("qwen3_omni_moe_thinker",),
+    model_types=("qwen3_omni_moe_thinker", "qwen3_omni_moe"),
     modalities=frozenset({"text", "image", "audio"}),
     load=load,
     encode=encode,

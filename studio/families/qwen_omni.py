@@ -1,6 +1,7 @@
 """Qwen2.5-Omni thinkers: picture, sound and text in, text out (Xu et al. 2025, arXiv:2503.20215).
 
-The shipped base nano-omni is one of them, only smaller. Sounds longer than the feature extractor's
+The shipped base nano-omni is one of them, only smaller. Of a whole Qwen2.5-Omni, which speaks too, the
+thinker is loaded alone; an adapter of it merges into the whole. Sounds longer than the feature extractor's
 window are an error here and never cut: the label would stay whole while its sound is gone.
 """
 
@@ -91,6 +92,7 @@ def media_tokens(config: Any, item: Batch) -> dict[str, int]:
     """Return how many features the towers make of an encoded sample's pictures and sounds."""
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as model
 
+    config = getattr(config, "thinker_config", config)
     made: dict[str, int] = {}
     if "image_grid_thw" in item:
         patches = int(item["image_grid_thw"].prod(-1).sum())
@@ -108,7 +110,7 @@ def tiny(folder: Path) -> Path:
 
 FAMILY = Family(
     name="qwen_omni",
-    model_types=("qwen2_5_omni_thinker",),
+    model_types=("qwen2_5_omni_thinker", "qwen2_5_omni"),
     modalities=frozenset({"text", "image", "audio"}),
     load=load,
     encode=encode,
