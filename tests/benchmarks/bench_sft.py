@@ -3,18 +3,22 @@
     python tests/benchmarks/bench_sft.py trainer [--data handwriting commands] [--towers frozen trained]
     python tests/benchmarks/bench_sft.py trl
     python tests/benchmarks/bench_sft.py ablation [--data handwriting commands]
-    options: [--rows 400] [--epochs 3] [--batch 8] [--runs 2] [--threads 1] [--json FILE]
+    options: [--rows 400] [--epochs 3] [--batch 8] [--runs 2] [--threads 1]
+             [--order ours|own] [--json FILE]
 
 *trainer*: LoRA on nano-omni, pictures (handwriting) and sounds (commands), its towers frozen or adapted too,
 beside a Trainer whose collator calls the processor on every batch. *trl*: a SmolVLM of nano-omni's size on
-handwriting, beside SFTTrainer with its own collator (`pip install triptych[peers]`). Both sides have the same
-model, rows, LoRA and its start, batch, steps, learning rate, seed and precision (fp32), each its own order of
-rows; every training is a process of its own, the sides take turns, and ours never finds anything in a cache.
+handwriting, beside SFTTrainer with its own collator (`pip install 'triptych[peers]'`). Both sides have the
+same model, rows, LoRA and its start, batches, steps, learning rate, seed and precision (fp32); with
+``--order own`` the peer draws its batches itself, of any lengths, and ends at another loss for it. Every
+training is a process of its own, the sides take turns, and ours never finds anything in a cache. Rows should
+be a multiple of the batch.
 
 Samples per second count from the first line after the imports to the last step: loading, checks, encoding,
 features and gates are in ours. *later* is the second epoch and those after it. The loss is that of the same
-held-out rows, computed alike. *ablation* adds one part after the other to ours, and tells the peak of memory.
-Wall seconds want a quiet machine; CPU seconds, children's included, stand beside them.
+held-out rows, computed alike. *ablation* adds one part after the other to ours, and tells the peak of memory,
+which counts pages of mapped files too. Wall seconds want a quiet machine; CPU seconds, children's included,
+stand beside them.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ TOWERS = {
     },
 }  # fmt: skip
 NOTHING: dict[str, Any] = {
-    "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False,
+    "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False, "last_layer": False,
     "batch_tokens": 0, "compile": False,
 }  # fmt: skip
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -48,6 +52,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("+ tower cache", {"tower_cache": True}),
     ("+ micro-batches by tokens", {"batch_tokens": 1024}),
     ("+ packing", {"packing": True}),
+    ("+ last layer for labels", {"last_layer": True}),
     ("+ chunked loss", {"chunked_loss": True}),
     ("+ prefetch", {"prefetch": True}),
     ("+ products", {"products": True}),
@@ -107,7 +112,7 @@ class Bench:
         asked = {
             "side": side, "model": str(model), "data": folder, "held_out": held_out, "towers": towers,
             "output": str(self.folder / f"run-{self.count}"), "rows": given.rows, "epochs": given.epochs,
-            "batch": given.batch, "lr": 1e-3, "seed": 0, "end": end, "speed": speed,
+            "batch": given.batch, "lr": 1e-3, "seed": 0, "end": end, "speed": speed, "order": given.order,
         }  # fmt: skip
         around = os.environ | {
             "OMP_NUM_THREADS": str(given.threads), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
@@ -141,7 +146,7 @@ class Bench:
         print(
             f"| {data} | {towers} | {peer} | {mine['samples_per_s']:.1f} | {theirs['samples_per_s']:.1f} "
             f"| **{ratio['samples_per_s']:.2f}** | {ratio['samples_per_cpu_s']:.2f} "
-            f"| {ratio.get('later_per_s', 0):.2f} | {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
+            f"| {ratio.get('later_per_s', 0):.2f} | {ratio.get('later_per_cpu_s', 0):.2f} | {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
             f"| {mine['loss']:.4f} | {theirs['loss']:.4f} | {100 * (ratio['loss'] - 1):+.2f} % |",
             flush=True,
         )
@@ -169,6 +174,7 @@ def main() -> None:
     parser.add_argument("--towers", nargs="+", choices=("frozen", "trained"), default=["frozen", "trained"])
     for name, default in (("rows", 400), ("epochs", 3), ("batch", 8), ("runs", 2), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--order", choices=("ours", "own"), default="ours", help="the peer's order of rows")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--verbose", action="store_true", help="what ours says of itself")
     given = parser.parse_args()
@@ -177,10 +183,10 @@ def main() -> None:
         print("|" + "---|" * 8)
     else:
         print(
-            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | peak MB | peer "
+            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | by CPU s | peak MB | peer "
             "| loss | peer | apart |"
         )
-        print("|" + "---|" * 13)
+        print("|" + "---|" * 14)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), given)
         if given.part == "trl":

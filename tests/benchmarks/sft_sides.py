@@ -27,6 +27,7 @@ from studio.config import from_dict
 from studio.data import load_data
 from studio.families import detect
 from studio.log import QuietLog
+from studio.training.batches import epoch_batches
 from studio.training.loss import TokenLoss
 from studio.types import Sample
 
@@ -108,10 +109,32 @@ def straightforward(processor: Any, end: str) -> Any:
     return collate
 
 
+def our_order(given: dict[str, Any], family: Any, processor: Any, samples: list[Sample]) -> list[int]:
+    """Return the rows of all steps as ours draws them; every step but an epoch's last must be full."""
+    lengths = [len(family.encode(processor, sample, True)["input_ids"]) for sample in samples]
+    size = given["batch"]
+    return [
+        index
+        for epoch in range(given["epochs"])
+        for batch in epoch_batches(lengths, size, given["seed"], epoch)
+        for index in batch
+    ]
+
+
+def in_order(kind: Any) -> Any:
+    """Return a trainer that takes rows as they come."""
+
+    class InOrder(kind):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    return InOrder
+
+
 def arguments(kind: Any, given: dict[str, Any], **more: Any) -> Any:
     """Return the settings of a Trainer that are ours."""
     return kind(
-        output_dir=given["output"], num_train_epochs=given["epochs"],
+        output_dir=given["output"], num_train_epochs=1 if given["order"] == "ours" else given["epochs"],
         per_device_train_batch_size=given["batch"], learning_rate=given["lr"], lr_scheduler_type="constant",
         use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         remove_unused_columns=False, dataloader_num_workers=0, seed=given["seed"], bf16=False, **more,
@@ -122,7 +145,7 @@ def trainer(model: Any, processor: Any, samples: list[Sample], given: dict[str, 
     """Train by transformers' Trainer."""
     from transformers import Trainer, TrainingArguments
 
-    Trainer(
+    (in_order(Trainer) if given["order"] == "ours" else Trainer)(
         model=model, args=arguments(TrainingArguments, given), train_dataset=samples,
         data_collator=straightforward(processor, given["end"]), callbacks=[clock],
     ).train()  # fmt: skip
@@ -144,7 +167,7 @@ def trl(model: Any, processor: Any, samples: list[Sample], given: dict[str, Any]
     ]
     data = Dataset.from_list(rows).cast_column("images", [Picture()])
     settings = arguments(SFTConfig, given, max_length=None, gradient_checkpointing=False)
-    SFTTrainer(
+    (in_order(SFTTrainer) if given["order"] == "ours" else SFTTrainer)(
         model=model, args=settings, train_dataset=data, processing_class=processor, callbacks=[clock]
     ).train()  # fmt: skip
 
@@ -161,7 +184,7 @@ def ours(given: dict[str, Any], clock: Clock) -> None:
     sft.run(from_dict(sft.Config, settings), clock)
 
 
-def peer(given: dict[str, Any], clock: Clock) -> Any:
+def peer(given: dict[str, Any], clock: Clock, order: list[int] | None) -> Any:
     """Train by the peer, with the same LoRA from the same start, and return the model."""
     from transformers import TrainerCallback
 
@@ -174,6 +197,7 @@ def peer(given: dict[str, Any], clock: Clock) -> Any:
     model = add_lora(model, family, given["towers"], r=16, alpha=32, seed=given["seed"])
     model.config.use_cache = False
     samples = load_data(Path(given["data"]), split="train")
+    samples = [samples[index] for index in order] if order else samples
     {"trainer": trainer, "trl": trl}[given["side"]](model, processor, samples, given, Times())
     return model
 
@@ -207,13 +231,20 @@ def main() -> None:
         __import__("transformers").Trainer  # noqa: B018
         if given["side"] == "trl":
             __import__("trl").SFTTrainer  # noqa: B018
-    clock, model = Clock(), None
+    clock, model, order = Clock(), None, None
+    # Whatever is imported for the first model is imported now, on both sides.
+    family = detect(given["model"])
+    first, processor = family.load(given["model"], dtype=torch.float32)
+    add_lora(first, family, given["towers"])
+    if given["side"] != "ours" and given["order"] == "ours":
+        order = our_order(given, family, processor, load_data(Path(given["data"]), split="train"))
+    del first
     began = (time.monotonic(), spent())
     with contextlib.redirect_stdout(sys.stderr):
         if given["side"] == "ours":
             ours(given, clock)
         else:
-            model = peer(given, clock)
+            model = peer(given, clock, order)
         ended = clock.times[-1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         steps = len(clock.times) // given["epochs"]
