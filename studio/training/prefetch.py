@@ -39,6 +39,7 @@ class Prefetch:
         self._data: Encoded | None = None
         self._made: queue.Queue[tuple[Rows, Batch | BaseException] | None] | None = None
         self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Prefetch:
         """Return itself."""
@@ -55,9 +56,10 @@ class Prefetch:
             return
         self._data, self._stop = data, threading.Event()
         self._made = queue.Queue(maxsize=self._ahead)
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._work, args=(data, iter(rows), self._made, self._stop), name="prefetch", daemon=True
-        ).start()
+        )
+        self._thread.start()
 
     def take(self, data: Encoded, rows: Rows) -> Batch:
         """Return the batch of ``rows``, made already if it is the next of those that were told."""
@@ -71,9 +73,14 @@ class Prefetch:
         return self._make(data, rows)
 
     def close(self) -> None:
-        """Let the thread end; what it has made is dropped."""
+        """Let the thread end, and wait for it; what it has made is dropped.
+
+        A thread that is still at work when the process ends makes it end with an abort.
+        """
         self._stop.set()
-        self._made = self._data = None
+        if self._thread is not None:
+            self._thread.join(timeout=10.0)
+        self._thread = self._made = self._data = None
 
     def _make(self, data: Encoded, rows: Rows) -> Batch:
         batch = self._collate([data[index] for index in rows])
