@@ -44,8 +44,8 @@ TOWERS = {
     },
 }  # fmt: skip
 NOTHING: dict[str, Any] = {
-    "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False, "last_layer": False,
-    "batch_tokens": 0, "compile": False,
+    "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False,
+    "last_layer": False, "batch_tokens": 0, "compile": False,
 }  # fmt: skip
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("base", {}),
@@ -146,7 +146,8 @@ class Bench:
         print(
             f"| {data} | {towers} | {peer} | {mine['samples_per_s']:.1f} | {theirs['samples_per_s']:.1f} "
             f"| **{ratio['samples_per_s']:.2f}** | {ratio['samples_per_cpu_s']:.2f} "
-            f"| {ratio.get('later_per_s', 0):.2f} | {ratio.get('later_per_cpu_s', 0):.2f} | {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
+            f"| {ratio.get('later_per_s', 0):.2f} | {ratio.get('later_per_cpu_s', 0):.2f} "
+            f"| {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
             f"| {mine['loss']:.4f} | {theirs['loss']:.4f} | {100 * (ratio['loss'] - 1):+.2f} % |",
             flush=True,
         )
@@ -183,8 +184,8 @@ def main() -> None:
         print("|" + "---|" * 8)
     else:
         print(
-            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | by CPU s | peak MB | peer "
-            "| loss | peer | apart |"
+            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | by CPU s "
+            "| peak MB | peer | loss | peer | apart |"
         )
         print("|" + "---|" * 14)
     with tempfile.TemporaryDirectory() as name:
