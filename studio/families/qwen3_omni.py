@@ -1,8 +1,8 @@
 """Qwen3-Omni thinkers: picture, sound and text in, text out (Xu et al. 2025, arXiv:2509.17765).
 
 The thinker alone, of a whole Qwen3-Omni too: a mixture of experts, of which LoRA adapts the attention, as the
-experts are bare tensors. A row is made as for Qwen2.5-Omni. The audio tower convolves windows of a second that
-it fills up to the longest of the batch, and hears the filling at the end of a shorter one: a loaded model
+experts are bare tensors. A row is made as for Qwen2.5-Omni. The audio tower convolves windows of a second,
+filled up to the longest of the batch, and hears the filling at the end of a shorter one: a loaded model
 encodes sounds of equal length together, each as it is encoded alone.
 """
 
