@@ -147,7 +147,16 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "gemma4": gemma4,
 }
 #: Families whose tiny models are used: a Qwen2.5-Omni Thinker, a SmolVLM with two tables, a Qwen3-VL, ...
-FAMILIES = ("qwen_omni", "smolvlm", "whisper", "qwen_vl", "voxtral", "granite_speech", "phi4_multimodal")
+FAMILIES = (
+    "qwen_omni",
+    "smolvlm",
+    "whisper",
+    "qwen_vl",
+    "qwen3_omni",
+    "voxtral",
+    "granite_speech",
+    "phi4_multimodal",
+)
 ARCHITECTURES = (*FAMILIES, *BUILDERS)
 
 
