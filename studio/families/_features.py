@@ -163,7 +163,10 @@ def into(model: Any, paths: Sequence[str]) -> Iterator[dict[int, Tensor]]:
     caught: dict[int, Tensor] = {}
     hooks = [
         module.register_forward_pre_hook(
-            lambda _module, args, number=number: caught.__setitem__(number, args[0])
+            lambda _module, args, named, number=number: caught.__setitem__(
+                number, args[0] if args else next(iter(named.values()))
+            ),
+            with_kwargs=True,
         )
         for number, module in _modules(model, paths)
     ]

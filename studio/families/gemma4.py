@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError, MediaError
-from studio.families import _chat, _pictures, _sounds
+from studio.families import _chat, _features, _pictures, _sounds
 from studio.families._linears import LLM
 from studio.families._load import pretrained, processor
 from studio.later import torch
@@ -128,5 +128,8 @@ FAMILY = Family(
     tiny=tiny,
     processor=processor,
     media_tokens=media_tokens,
+    features={
+        "image": _features.pictures(takes=_SEEN, projector=("model.embed_vision",), listed=True),
+    },
     window=window,
 )

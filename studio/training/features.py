@@ -92,6 +92,9 @@ class TowerCache:
         """Yield the modalities whose towers do not learn."""
         if not family.features:
             self._log.say(f"tower_cache: off; family {family.name} does not say how features are kept")
+            return
+        for modality in sorted(family.modalities - family.features.keys() - {"text"}):
+            self._log.say(f"tower_cache: {modality} is computed in every step in family {family.name}")
         for modality, feature in family.features.items():
             learning = {n for n, p in self._inner.named_parameters() if p.requires_grad}
             parts, last = (
