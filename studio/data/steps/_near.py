@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from studio.data.steps._cuts import best_place, may_be_cut
 from studio.data.steps._likeness import Wording, near_texts
 from studio.data.steps._measured import digests, measured
 from studio.data.steps._pairs import near_codes, near_vectors
@@ -81,11 +82,14 @@ class Looks:
         paths, prints = list(self._prints), list(self._prints.values())
         self._bench.log.stage(f"comparing {self._what}", len(paths), "files")
         found: dict[tuple[Path, Path], float] = {}
-        for i, j, share in (self._pictures if self._picture else self._sounds)(prints, least):
+        near = self._pictures(paths, prints, least) if self._picture else self._sounds(prints, least)
+        for i, j, share in near:
             found[paths[i], paths[j]] = found[paths[j], paths[i]] = share
         return found
 
-    def _pictures(self, prints: Sequence[dict[str, Any]], least: float) -> Iterable[tuple[int, int, float]]:
+    def _pictures(
+        self, paths: Sequence[Path], prints: Sequence[dict[str, Any]], least: float
+    ) -> Iterable[tuple[int, int, float]]:
         pictures = Pictures(prints, self._crops)
         seen: set[tuple[int, int]] = set()
         for i, j in near_vectors(pictures.vectors, _FACE, lambda _: None):
@@ -98,6 +102,10 @@ class Looks:
                 if share < least and (view or other):
                     whole, cut = (j, i) if view else (i, j)
                     share = pictures.cut_alike(whole, cut, view or other, least)
+                for large, small in ((i, j), (j, i)):
+                    sizes = pictures.sizes[large], pictures.sizes[small]
+                    if share < least and self._crops and may_be_cut(*sizes):
+                        share = max(share, best_place(paths[large], paths[small]))
                 if share >= least:
                     yield i, j, share
 

@@ -2,7 +2,8 @@
 
 The hash is imagehash's pHash (the signs of low DCT coefficients, Zauner 2010) of the whole picture and of 23
 cut-outs that cover 95, 90 and 85 % of each side, so that a picture is found whose edges were cut away.
-The copies are compared by their correlation, which brightness and contrast do not change.
+The copies are compared by their correlation, which brightness and contrast do not change; a cut-out that they
+are too coarse for is laid over the other picture in full detail (`studio.data.steps._cuts`).
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ _VIEWS: tuple[tuple[float, float, float], ...] = (
 
 
 def picture_print(path: Path) -> dict[str, Any]:
-    """Return a picture's hashes in all views, and its grey copy.
+    """Return a picture's hashes in all views, its size in pixels, and its grey copy.
 
     Raises:
         MediaError: as `studio.media.load_image`.
     """
     phash = needed("imagehash", "image_duplicates").phash
     picture = load_image(path).convert("L")
+    size = list(picture.size)
     small = picture.resize((_LOOK, _LOOK), _BOX if min(picture.size) > _LOOK else _SMOOTH)
     codes = []
     for share, x, y in _VIEWS:
@@ -55,7 +57,7 @@ def picture_print(path: Path) -> dict[str, Any]:
         cut = small.resize((32, 32), _BOX, box=(left, top, left + edge, top + edge))
         codes.append(str(phash(cut)))
     grey = np.asarray(small.resize((SIDE, SIDE), _BOX))
-    return {"codes": codes, "grey": base64.b64encode(grey.tobytes()).decode()}
+    return {"codes": codes, "size": size, "grey": base64.b64encode(grey.tobytes()).decode()}
 
 
 class Pictures:
@@ -71,6 +73,7 @@ class Pictures:
         self.codes: NDArray[np.uint64] = np.array(
             [[int(code, 16) for code in one["codes"][:views]] for one in prints], np.uint64
         ).reshape(len(prints), views)
+        self.sizes: list[tuple[int, int]] = [(one["size"][0], one["size"][1]) for one in prints]
         self._grey = [np.frombuffer(base64.b64decode(one["grey"]), np.uint8) for one in prints]
         seen = (self._seen(at, _VIEWS[0]) for at in range(len(prints)))
         clipped = [unit(np.clip(one, *np.quantile(one, (0.05, 0.95)))) for one in seen]

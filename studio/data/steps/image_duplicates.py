@@ -22,7 +22,7 @@ class Settings:
     similarity: float = field(
         default=0.988, metadata={"help": "least correlation of two pictures, grey and 20 pixels wide"}
     )
-    crops: bool = field(default=True, metadata={"help": "find pictures of which up to 15 % was cut away"})
+    crops: bool = field(default=True, metadata={"help": "find pictures of which edges were cut away"})
 
 
 def check(settings: Settings) -> None:
