@@ -91,6 +91,15 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path | str) -> str:
+    """Return a file's size, times and inode, which change with its bytes; "" if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+
+
 def folder_hash(path: Path | str, patterns: Sequence[str] = ("**/*",)) -> str:
     """Return a SHA-256 over the relative names and the contents of the files that match ``patterns``.
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
+from studio.files import stamp
 from studio.types import Batch, Family, Sample
 
 
 class Prompts:
     """Encodes samples for one processor and keeps ``limit`` bytes of them, those used last.
 
-    A sample is known by its turns before the answer and by its media files' paths, sizes and times, so an
-    edited file is encoded anew. One thread encodes at a time: tokenizers refuse to be changed while in use.
+    A sample is known by its turns before the answer and by its media files' paths and stamps, so an edited
+    file is encoded anew. One thread encodes at a time: tokenizers refuse to be changed while in use.
     """
 
     def __init__(self, family: Family, processor: Any, *, limit: int = 256 << 20) -> None:
@@ -48,12 +48,9 @@ class Prompts:
 
 def _key(sample: Sample) -> Hashable:
     """Return what a sample's encoding depends on, or None when a file is not there to be looked at."""
-    try:
-        paths = [part.path for part in sample.images] + [part.path for part in sample.sounds]
-        stats = [os.stat(path) for path in paths]
-    except OSError:
-        return None
-    return sample.prompt, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+    media = [part.path for part in sample.images] + [part.path for part in sample.sounds]
+    stamps = tuple(stamp(path) for path in media)
+    return (sample.prompt, stamps) if all(stamps) else None
 
 
 def _size(batch: Batch) -> int:

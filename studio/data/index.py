@@ -12,6 +12,7 @@ from studio.data.jsonl import bare_line, samples
 from studio.data.parquet import parquet_row
 from studio.data.rows import Folder, read_row, sample_of
 from studio.errors import DataError
+from studio.files import stamp
 from studio.types import Sample
 
 MARKS = 1 << 16
@@ -43,7 +44,7 @@ class Rows(Sequence[Sample]):
             if not self._parquet and self._count % self.step == 0:
                 self._mark(offset, sample.line)
             self._count += 1
-        self._stamp = _stamp(self.path)
+        self._stamp = stamp(self.path)
 
     def _mark(self, offset: int, line: int) -> None:
         if len(self._offsets) == MARKS:
@@ -74,7 +75,7 @@ class Rows(Sequence[Sample]):
         place = at + self._count if at < 0 else at
         if not 0 <= place < self._count:
             raise IndexError(f"row {at} of {self._count}")
-        if _stamp(self.path) != self._stamp:
+        if stamp(self.path) != self._stamp:
             raise DataError(f"data file '{self.path}' was changed while it was in use")
         if self._parquet:
             return sample_of(parquet_row(self.path, place), self._folder, self.path, place + 1)
@@ -104,8 +105,3 @@ def samples_with_offsets(path: Path) -> Iterator[tuple[Sample, int]]:
 
     for sample in samples(path, begins):
         yield sample, offsets[0]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns

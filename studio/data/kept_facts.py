@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from studio import media, media_facts
 from studio.cache import Kept
-from studio.files import sha256_file
+from studio.files import sha256_file, stamp
 from studio.log import Log
 from studio.media_facts import Facts, absent, facts
 from studio.shardwork import cut, each_shard, processors
@@ -99,15 +98,6 @@ def content_hashes(paths: Sequence[Path], kept: Kept | None = None) -> dict[Path
 def workers() -> int:
     """Return how many threads decode: one a processor that this process may use, at most 8."""
     return min(8, processors())
-
-
-def stamp(path: Path | str) -> str:
-    """Return a file's size, times and inode, which change with its bytes; "" if there is none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return ""
-    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
 
 
 def _facts_of(media: Sequence[Medium]) -> list[Facts]:

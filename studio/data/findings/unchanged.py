@@ -18,8 +18,8 @@ from studio.cache import Kept
 from studio.data.findings import kinds
 from studio.data.findings.found import Finding, Report
 from studio.data.findings.source import Source
-from studio.data.kept_facts import Examined, Medium, code, stamp
-from studio.files import folder_hash, sha256_file
+from studio.data.kept_facts import Examined, Medium, code
+from studio.files import folder_hash, sha256_file, stamp
 
 if TYPE_CHECKING:
     from studio.families._gauge import Gauge
