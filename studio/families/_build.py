@@ -47,6 +47,19 @@ def roles(medium: str) -> str:
     )
 
 
+def instructions(kind: str, medium: str) -> str:
+    """Return Mistral's template (form 7), in which a medium of ``kind`` stands as ``medium``."""
+    return (
+        "{{- bos_token -}}{%- for message in messages -%}"
+        "{%- if message['role'] == 'system' -%}{%- set marks = ['[SYSTEM_PROMPT]', '[/SYSTEM_PROMPT]'] -%}"
+        "{%- elif message['role'] == 'user' -%}{%- set marks = ['[INST]', '[/INST]'] -%}"
+        "{%- else -%}{%- set marks = ['', eos_token] -%}{%- endif -%}"
+        "{{- marks[0] -}}{%- for part in message['content'] -%}"
+        f"{{{{- {medium!r} if part['type'] == {kind!r} else part['text'] -}}}}"
+        "{%- endfor -%}{{- marks[1] -}}{%- endfor -%}"
+    )
+
+
 def byte_level(
     special: Iterable[str], *, eos: str, pad: str, named: Mapping[str, str] | None = None, **more: Any
 ) -> Any:

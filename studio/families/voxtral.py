@@ -15,21 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import DataError
-from studio.families import _chat, _features, _load, _pictures, _sounds
+from studio.families import _build, _chat, _features, _load, _pictures, _sounds
 from studio.families._linears import HEARS, LLM, WHISPER
 from studio.families._speaker import Speaker
 from studio.later import torch
 from studio.types import Batch, Family, Loaded, Sample
 
-TEMPLATE = (
-    "{{- bos_token -}}{%- for message in messages -%}"
-    "{%- if message['role'] == 'system' -%}{%- set marks = ['[SYSTEM_PROMPT]', '[/SYSTEM_PROMPT]'] -%}"
-    "{%- elif message['role'] == 'user' -%}{%- set marks = ['[INST]', '[/INST]'] -%}"
-    "{%- else -%}{%- set marks = ['', eos_token] -%}{%- endif -%}"
-    "{{- marks[0] -}}{%- for part in message['content'] -%}"
-    "{{- '[BEGIN_AUDIO][AUDIO]' if part['type'] == 'audio' else part['text'] -}}"
-    "{%- endfor -%}{{- marks[1] -}}{%- endfor -%}"
-)
+TEMPLATE = _build.instructions("audio", "[BEGIN_AUDIO][AUDIO]")
 _NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
@@ -116,8 +108,6 @@ def tiny(folder: Path) -> Path:
         VoxtralProcessor,
         WhisperFeatureExtractor,
     )
-
-    from studio.families import _build
 
     # In the places they have in tekken.json: the processor knows the sound's by its number, 24.
     special = [
