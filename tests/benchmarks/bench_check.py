@@ -4,7 +4,9 @@
     python tests/benchmarks/bench_check.py 10000          # so many of each
     python tests/benchmarks/bench_check.py 10000 2        # wall time of so many of each by two processes
     python tests/benchmarks/bench_check.py growth         # the check alone at 1,000, 10,000 and 100,000 rows
-    python tests/benchmarks/bench_check.py growth-prepare # preparing 1,000, 3,000 and 10,000 sounds
+    python tests/benchmarks/bench_check.py growth-text    # the check's memory at 10,000 to 1,000,000 texts
+    python tests/benchmarks/bench_check.py growth-prepare # preparing 1,000, 10,000 and 100,000 rows of text
+    python tests/benchmarks/bench_check.py growth-prepare audio 300 1000 3000   # of sounds, so many
 
 One set has pictures of 224 x 224 pixels (JPEG), one has sounds of 2 seconds (WAV, 16 kHz), every row a file
 of its own. The processor is Qwen2.5-Omni's with the published patch of 14, range of pixels and 128 mels; its
@@ -66,11 +68,13 @@ def write(folder: Path, kind: str, rows: int) -> Path:
             coarse = draw.integers(0, 256, (14, 14, 3), dtype=np.uint8)
             name = f"media/{number}.jpg"
             Image.fromarray(coarse).resize((224, 224)).save(folder / name)
-        else:
+        elif kind == "audio":
             name = f"media/{number}.wav"
             wave = draw.normal(0, 0.1, 32_000).astype(np.float32)
             soundfile.write(folder / name, wave, 16_000)
-        parts = [{"type": kind, "path": name}, {"type": "text", "text": f"What is number {number}?"}]
+        parts = [{"type": "text", "text": f"What is number {number}?"}]
+        if kind != "text":
+            parts.insert(0, {"type": kind, "path": name})
         messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": f"Number {number}."}]
         lines.append(json.dumps({"messages": messages}))
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
@@ -172,7 +176,9 @@ def measure(way: str, data: Path) -> None:
         "prepare": lambda: prepare(data, gauge),
         "datasets.map": lambda: peer(data, gauge.processor),
     }[way]()
-    print(json.dumps({"rows": rows, "cpu": _cpu() - before, "wall": time.monotonic() - began}))
+    spent, wall = _cpu() - before, time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"rows": rows, "cpu": spent, "wall": wall, "peak": peak}))
 
 
 def _cpu() -> float:
@@ -248,17 +254,42 @@ def together(rows: int, workers: int, kinds: tuple[str, ...] = ("image", "audio"
                 )
 
 
-def growth_prepare(sizes: tuple[int, ...] = (1_000, 3_000, 10_000)) -> None:
-    """Print what preparing sounds costs at several sizes, in one process."""
-    print("| rows | first pass, CPU s | rows/CPU s | second pass, CPU s |")
-    print("|---|---|---|---|")
+def growth_prepare(kind: str = "text", sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> None:
+    """Print what preparing costs at several sizes, in one process."""
+    print("| rows | first pass, CPU s | rows/CPU s | second pass, CPU s | rows/CPU s | times | peak MB |")
+    print("|---|---|---|---|---|---|---|")
     for rows in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            data = write(Path(folder) / "set", "audio", rows)
+            data = write(Path(folder) / "set", kind, rows)
             model(data)
             first, second = (measured("prepare", data) for _ in range(2))
         print(
-            f"| {rows:,} | {first['cpu']:.1f} | {rows / first['cpu']:,.0f} | {second['cpu']:.2f} |",
+            f"| {rows:,} {kind} | {first['cpu']:.1f} | {rows / first['cpu']:,.0f} | {second['cpu']:.2f} "
+            f"| {rows / second['cpu']:,.0f} | {first['cpu'] / second['cpu']:.0f} | {first['peak']:.0f} |",
+            flush=True,
+        )
+
+
+def growth_text(sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)) -> None:
+    """Print what checking rows of text costs, and how much memory: one row in 50 repeats another one."""
+    print("| rows | findings | first pass, CPU s | rows/CPU s | second pass, CPU s | peak MB |")
+    print("|---|---|---|---|---|---|")
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "set"
+            folder.mkdir()
+            with open(folder / "train.jsonl", "w", encoding="utf-8") as file:
+                for number in range(rows):
+                    said = f"What is number {number - number % 50 if number % 50 == 1 else number}?"
+                    answer = f"It is the number {number // 50} times fifty, and some more."
+                    messages = [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+                    file.write(
+                        json.dumps({"messages": messages, "groups": {"site": "AB"[number % 2]}}) + "\n"
+                    )
+            first, second = (_growth(folder) for _ in range(2))
+        print(
+            f"| {rows:,} | {first['findings']:,} | {first['cpu']:.1f} | {rows / first['cpu']:,.0f} "
+            f"| {second['cpu']:.2f} | {first['peak']:.0f} |",
             flush=True,
         )
 
@@ -305,9 +336,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         measure(sys.argv[2], Path(sys.argv[3]))
     elif sys.argv[1:2] == ["growth"]:
-        growth()
+        growth(*([tuple(map(int, sys.argv[2:]))] if sys.argv[2:] else []))
     elif sys.argv[1:2] == ["growth-prepare"]:
-        growth_prepare()
+        kind, sizes = (sys.argv[2:3] or ["text"])[0], tuple(map(int, sys.argv[3:]))
+        growth_prepare(kind, *([sizes] if sizes else []))
+    elif sys.argv[1:2] == ["growth-text"]:
+        growth_text(*([tuple(map(int, sys.argv[2:]))] if sys.argv[2:] else []))
     elif len(sys.argv) > 2:
         together(int(sys.argv[1]), int(sys.argv[2]), tuple(sys.argv[3:]) or ("image", "audio"))
     else:
