@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,7 +153,9 @@ def targets(model: Any, family: Family, method: Method, towers: Iterable[str]) -
         tower: [
             path
             for path, part in model.named_modules()
-            if "norm" in type(part).__name__.lower() and tower_of(path, family) == tower
+            if "norm" in type(part).__name__.lower()
+            and any(True for _ in part.parameters(recurse=False))
+            and tower_of(path, family) == tower
         ]
         for tower in towers
     }
@@ -178,10 +182,27 @@ def peft_quietly() -> Iterator[None]:
     """Hide what PEFT and its parts say of their own insides: no user can act on it."""
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
     log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_compiler():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning)
         yield
+
+
+@contextmanager
+def _no_compiler() -> Iterator[None]:
+    """Let PEFT be imported without torch's compiler.
+
+    bitsandbytes, which it imports, wraps four functions that nothing here calls in `torch.compile`, and that
+    imports the compiler: over a second, more than all else that a run does before its first step.
+    """
+    if "bitsandbytes" in sys.modules or "TORCHDYNAMO_DISABLE" in os.environ:
+        yield
+        return
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
 
 
 def _patterns(
