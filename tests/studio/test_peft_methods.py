@@ -13,6 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
 
 from mergers import MergeSpec, merge
+from studio import plugins
 from studio.adapter_note import read_note
 from studio.adapters import add_adapter, load_adapter, lora_modules, read_adapter, save_adapter
 from studio.checkpoint import Checkpoint
@@ -38,6 +39,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fourierft": {"n_frequency": 16}, "waveft": {"n_frequency": 16}, "unilora": {"theta_d_length": 64},
     "vblora": {"num_vectors": 16}, "adalora": {"tinit": 1, "tfinal": 2, "deltaT": 1},
 }  # fmt: skip
+#: All methods on one family, in a slow run on a second; on every other one of each way to change weights.
+FEW = ("dora", "pissa", "adalora", "ia3", "oft", "ln_tuning", "vera", "lokr")
+CASES = [pytest.param("qwen_omni", chosen) for chosen in TYPED]
+CASES += [pytest.param("whisper", chosen, marks=pytest.mark.slow) for chosen in TYPED]
+CASES += [
+    pytest.param(name, chosen, marks=pytest.mark.slow)
+    for name in plugins.names("families")
+    if name not in ("qwen_omni", "whisper")
+    for chosen in FEW
+]
 
 
 def _batch(name: str, processor: Any, questions: Questions) -> Any:
@@ -101,8 +112,7 @@ def test_a_method_that_cannot_be_is_refused_with_its_reason(name: str, sentence:
         method(name)
 
 
-@pytest.mark.parametrize("name", ["qwen_omni", pytest.param("whisper", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("chosen", TYPED)
+@pytest.mark.parametrize(("name", "chosen"), CASES)
 def test_a_method_starts_at_the_base_learns_and_comes_back(
     name: str, chosen: str, tiny: Tiny, questions: Questions, tmp_path: Path
 ) -> None:
