@@ -126,7 +126,7 @@ def test_all_weights_cut_among_processes_learn_as_in_one_with_tied_and_frozen_on
 
 
 def wait_for_steps(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + LIMIT
+    until = time.monotonic() + 2 * LIMIT
     while len(figures(folder)) < count:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
@@ -161,17 +161,19 @@ def test_one_of_two_killed_ends_both_and_one_alone_goes_on_to_the_same_end(
     assert len(figures(killed)) == 60
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_and_what_one_began_goes_on_in_two_and_cut(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    more: dict[str, Any] = {**settings, "max_steps": 40, "batch_size": 4, "save_every": 7}
+    more: dict[str, Any] = {**settings, "max_steps": 60, "batch_size": 4, "save_every": 7}
     alone = start(command(more, output=folder))
     wait_for_steps(folder, 3, alone)
     alone.kill()
     alone.communicate()
+    before = len(figures(folder))
     pair = start(command(more, "--nproc", "2", output=folder, speed={"strategy": "fsdp"}))
-    wait_for_steps(folder, 12, pair)
+    wait_for_steps(folder, before + 2, pair)
     children = psutil.Process(pair.pid).children()
     pair.send_signal(signal.SIGINT)
     said = pair.communicate(timeout=LIMIT)[1]
@@ -181,7 +183,7 @@ def test_ctrl_c_stops_all_and_what_one_began_goes_on_in_two_and_cut(
     two(more, output=folder)
     whole = one(more, output=str(tmp_path / "whole"))
     assert figures(folder) == pytest.approx(figures(whole), abs=1e-4)
-    assert len(figures(folder)) == 40
+    assert len(figures(folder)) == 60
 
 
 @pytest.mark.slow
@@ -324,15 +326,16 @@ def test_deepspeed_learns_as_one_process_and_goes_on_from_its_state(
     settings: dict[str, Any], apart: Path, tmp_path: Path
 ) -> None:
     rules = {"vision": "lora", "audio": "lora", "projector": "lora"}
-    more: dict[str, Any] = {**settings, "data": str(apart), "towers": rules, "max_steps": 40, "save_every": 4}
+    more: dict[str, Any] = {**settings, "data": str(apart), "towers": rules, "max_steps": 60, "save_every": 4}
     folder = tmp_path / "run"
     alone = start(command(more, output=folder))
     wait_for_steps(folder, 9, alone)
     alone.kill()
     alone.communicate()
     zero = {"strategy": "deepspeed"}
-    pair = start(command(more, "--nproc", "2", output=folder, batch_size=4, speed=zero))
-    wait_for_steps(folder, 20, pair)
+    before = len(figures(folder))
+    pair = start(command(more, "--nproc", "2", output=folder, speed=zero))
+    wait_for_steps(folder, before + 2, pair)
     pair.send_signal(signal.SIGINT)
     said = pair.communicate(timeout=LIMIT)[1]
     assert pair.returncode == 130, said
