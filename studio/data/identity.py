@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from studio.data.kept_facts import content_hashes
 from studio.files import sha256_file
 from studio.types import Sample, Text, Turn
 
@@ -21,10 +22,18 @@ def data_hash(samples: Sequence[Sample]) -> str:
     Raises:
         MediaError: if a medium cannot be read.
     """
-    digest = hashlib.sha256()
+    digest, digest_of = hashlib.sha256(), known_hashes(samples)
     for sample in samples:
-        digest.update(f"{sample_key(sample)}:{sample.weight!r}\n".encode())
+        digest.update(f"{sample_key(sample, digest_of)}:{sample.weight!r}\n".encode())
     return digest.hexdigest()
+
+
+def known_hashes(samples: Sequence[Sample]) -> Callable[[Path], str]:
+    """Return what gives the hash of each medium of ``samples``; unchanged files are not read again."""
+    media = {image.path for one in samples for image in one.images}
+    media |= {sound.path for one in samples for sound in one.sounds}
+    known = content_hashes(sorted(media))
+    return lambda path: known.get(path) or media_hash(path)
 
 
 def media_hash(path: Path) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from studio.data import check_media, check_modalities
-from studio.data.identity import sample_key
+from studio.data.identity import known_hashes, sample_key
 from studio.data.jsonl import SHOWN, together
 from studio.data.lengths import Fit, Rules
 from studio.errors import DataError
@@ -214,11 +214,12 @@ def shard_files(
 ) -> Iterator[tuple[Path, Sequence[Sample]]]:
     """Yield each shard's file, named by its content, with its samples."""
     made_by = f"{gauge.maker}:{rules}:{rules.max_tokens or gauge.max_tokens}"
+    digest_of = known_hashes(samples)
     for begin in range(0, len(samples), SHARD):
         rows = samples[begin : begin + SHARD]
         digest = hashlib.sha256(made_by.encode())
         for sample in rows:
-            digest.update(sample_key(sample).encode())
+            digest.update(sample_key(sample, digest_of).encode())
             if segments := sample.extra.get("segments"):
                 digest.update(json.dumps(segments, ensure_ascii=False).encode())
         yield folder / f"{digest.hexdigest()[:32]}.safetensors", rows
