@@ -101,3 +101,33 @@ def test_rows_are_answered_as_by_a_plain_model_of_transformers(folder: Path, que
         with torch.inference_mode():
             ids = GenerationMixin.generate(plain, **batch, max_new_tokens=6, do_sample=False)
         assert record.decode(loaded.processor, batch, ids) == [answer]
+
+
+#: Masks over the frames of sounds [N, T], with the features that they mask and the axis of the frames there.
+#: Qwen2-Audio's window is filled up by its extractor, and its tower hears how; there is nothing to change.
+MASKED = {
+    "qwen_omni": ("feature_attention_mask", "input_features", 2),
+    "qwen3_omni": ("feature_attention_mask", "input_features", 2),
+    "phi4_multimodal": ("audio_attention_mask", "audio_input_features", 1),
+    "gemma4": ("input_features_mask", "input_features", 1),
+}
+
+
+def test_what_is_masked_changes_nothing(folder: Path, questions: Questions) -> None:
+    record = detect(folder)
+    model, processor = record.load(folder)
+    items = [record.encode(processor, sample, True) for sample in rows_for(folder, questions)]
+    batch = record.collate(processor, items, "right")
+    decoder = "decoder_" if "decoder_input_ids" in batch else ""
+    real = batch[f"{decoder}attention_mask"].bool()
+    changed = {key: value.clone() for key, value in batch.items()}
+    changed[f"{decoder}input_ids"][~real] = processor.tokenizer.convert_tokens_to_ids("x")
+    assert not real.all()
+    if record.name in MASKED:
+        mask, features, axis = MASKED[record.name]
+        silent = ~batch[mask].bool().unsqueeze(1 if axis == 2 else -1).expand_as(batch[features])
+        assert silent.any()
+        changed[features][silent] = 3.0
+    with torch.no_grad():
+        one, two = (model(**each).logits[real] for each in (batch, changed))
+    assert torch.equal(one, two)
