@@ -53,10 +53,12 @@ def check(
     known = unchanged.recall(name, source, kept)
     if known is not None:
         return known
-    log.stage("checking", source.rows_expected(), "rows")
+    expected = source.rows_expected()
+    if expected:
+        log.stage("checking", expected, "rows")
     stamp = source.stamp()
     with source.opened() as read:
-        looked = _Look(read, log, gauge, kept, encode=gauge is not None, part=PART)
+        looked = _Look(read, log, gauge, kept, encode=gauge is not None, part=PART, counted=expected > 0)
         findings = looked.findings()
     if source.stamp() != stamp:
         raise DataError(f"data '{source.path}' was changed while it was checked")
@@ -110,9 +112,10 @@ class _Look:
         *,
         encode: bool,
         part: int,
+        counted: bool = True,
     ) -> None:
         self._read, self._log, self._gauge, self._kept = read, log, gauge, kept
-        self._encode, self._part = encode, part
+        self._encode, self._part, self._counted = encode, part, counted
         self.rate = gauge.rate if gauge else -1
         self.count = 0
         self.media = unchanged.Media()
@@ -134,8 +137,10 @@ class _Look:
         whole = self._part == PART
         while part := list(islice(rows, self._part)):
             self._of_part(part, own, measured, between, QuietLog() if whole else self._log)
-            if whole:
+            if whole and self._counted:
                 self._log.advance(len(part))
+            elif whole and len(part) == self._part:  # how many will follow is not known
+                self._log.say(f"checking: {self.count:,} rows")
         for place, finding in between.found(
             lambda: (row for _, row in self._read() if isinstance(row, Sample))
         ):
