@@ -56,7 +56,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("+ chunked loss", {"chunked_loss": True}),
     ("+ prefetch", {"prefetch": True}),
     ("+ products", {"products": True}),
-    ("+ compile, without products", {"compile": True}),
+    ("+ compile, for products and last layer", {"compile": True}),
 )
 
 
