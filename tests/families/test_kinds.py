@@ -177,7 +177,7 @@ def test_a_conversation_is_what_the_processor_makes_of_it_in_one_piece(
     if not getattr(processor, "chat_template", None):
         pytest.skip("one answer per row")
     if kind == "voxtral":
-        pytest.skip("its processor makes no such piece without another library: test_voxtral.py")
+        pytest.skip("its processor makes no such piece without another library: test_hearing_families.py")
     seen = [part.path for sample in questions("smolvlm", 6) for part in sample.images][:3]
     heard = [part.path for sample in questions("whisper", 6) for part in sample.sounds][:2]
     sample = conversation(record.modalities, [*seen, *heard])
