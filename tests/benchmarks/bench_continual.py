@@ -1,6 +1,6 @@
 """Forgetting, before and after: an adapter learns one domain, goes on with another, and is asked about both.
 
-    python tests/benchmarks/bench_continual.py [--first textiles] [--then commands] [--steps 300] [--rows 250]
+    python tests/benchmarks/bench_continual.py [--first textiles] [--then commands] [--steps 200] [--rows 250]
 
 One adapter on every tower of nano-omni learns the first domain. From there it goes on with the second one
 five times: naively, with replay (a fifth of every epoch are rows of the first domain), with an l2 anchor,
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--first", default="textiles")
     parser.add_argument("--then", default="commands")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--lr", type=float, default=3e-3, help="of the first run; the second has a third")
     parser.add_argument("--strength", type=float, default=0.1)
     parser.add_argument("--rows", type=int, default=250, help="held-out rows of each domain")
