@@ -23,6 +23,7 @@ from studio.log import QuietLog
 from studio.methods import METHODS, REFUSED, method
 from studio.module_names import weight_names
 from studio.training.loss import TokenLoss
+from studio.training.towers import train_mode
 from studio.types import Sample
 from studio.variants import Engine
 
@@ -75,7 +76,7 @@ def _learn(model: Any, batch: Any, lr: float, steps: int = 6) -> list[float]:
     optimiser = torch.optim.AdamW(learning, lr=lr, weight_decay=0.0)
     loss, losses = TokenLoss(model, torch.device("cpu")), []
     torch.manual_seed(0)
-    model.train()
+    train_mode(model)  # as a run does: batch norms keep their statistics
     for _ in range(steps):
         value = loss(model, batch, [1.0] * 3) / 20
         value.backward()
