@@ -32,8 +32,12 @@ def kind(name: str) -> Family:
 
 @pytest.fixture(scope="module")
 def loaded(name: str, kind: Family, tiny: Callable[[str], Path]) -> Loaded:
-    """Return a tiny model made talkative, in double precision: no answer hangs on the last bit."""
-    made = kind.load(tiny(name), dtype=torch.float64)
+    """Return a tiny model made talkative, in double precision: no answer hangs on the last bit.
+
+    Mixtures of experts have no product in double precision, and Gemma 4's ears compute in single.
+    """
+    single = name in ("qwen3_omni", "gemma4")
+    made = kind.load(tiny(name), dtype=torch.float32 if single else torch.float64)
     with torch.no_grad():
         for path, weight in made.model.named_parameters():
             weight.mul_(3.0 if weight.dim() > 1 and "embed" not in path else 1.0)
@@ -76,7 +80,7 @@ def test_answers_are_those_of_plain_transformers_one_by_one(
             if key not in ("attention_mask", "input_ids", "decoder_input_ids", "decoder_attention_mask")
         }
         plain |= {key: item[key][None] for key in ("input_ids", "decoder_input_ids") if key in item}
-        plain = {k: v.double() if v.is_floating_point() else v for k, v in plain.items()}
+        plain = {k: v.to(loaded.model.dtype) if v.is_floating_point() else v for k, v in plain.items()}
         if isinstance(loaded.model, WhisperForConditionalGeneration):
             prompt = plain.pop("decoder_input_ids")[0]
             start = loaded.model.generation_config.decoder_start_token_id
@@ -273,7 +277,9 @@ def test_models_answer_in_bfloat16_too(
     name: str, kind: Family, tiny: Callable[[str], Path], samples: list[Sample]
 ) -> None:
     half = kind.load(tiny(name), dtype=torch.bfloat16)
-    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    kept = getattr(half.model, "_keep_in_fp32_modules_strict", None) or ()  # as the library wants them
+    weights = {n: w for n, w in half.model.named_parameters() if not any(part in n for part in kept)}
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     texts = answers(half, kind, samples[:3], max_new_tokens=4, batch_size=3)
     *_, text = stream(half, kind, samples[0], max_new_tokens=4)
     assert len(texts) == 3

@@ -48,7 +48,7 @@ def alone(model: Any, modules: Mapping[str, Factors]) -> Any:
 
 
 #: Families that run a tower or a projector on each medium apart: variants that change it answer in turn.
-ONE_BY_ONE = {"granite_speech", "phi4_multimodal"}
+ONE_BY_ONE = {"phi4_multimodal"}
 
 
 @pytest.mark.parametrize("name", plugins.names("families"))
