@@ -51,6 +51,7 @@ class Mixed:
         """Stack the variants' factors in the model's type, on its device, ranks filled up with zeros."""
         self.model, self.count = model, len(variants)
         self._touched = [frozenset(modules) for modules in variants]
+        self._proven: set[tuple[str, ...]] = set()
         self._stacks: dict[str, tuple[Any, Tensor, Tensor]] = {}
         for path in dict.fromkeys(path for modules in variants for path in modules):
             module = model.get_submodule(path)
@@ -129,16 +130,49 @@ class Mixed:
         resting = [at for at in range(self.count) if at not in touching]
         towers = [*resting[:1], *touching]
         batch = family.collate(loaded.processor, list(items) * len(towers), "left")
-        inputs = {
-            key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
-            for key, value in batch.items()
-            if key in (*feature.takes, *feature.reads)
-        }
+        inputs = _moved(batch, feature, self.model)
         with self.on(towers), torch.inference_mode():
             made = feature.compute(self.model, inputs, True)
+        if len(towers) > 1 and feature.parts not in self._proven:
+            self._prove(loaded, family, items, feature, towers, made)
         place = [towers.index(at if at in touching else resting[0]) for at in range(self.count)]
         pieces = [each.chunk(len(towers)) for each in made]
         return [torch.cat([piece[at] for at in place]) for piece in pieces]
+
+    def _prove(
+        self,
+        loaded: Loaded,
+        family: Family,
+        items: Sequence[Batch],
+        feature: Feature,
+        towers: Sequence[int],
+        made: Sequence[Tensor],
+    ) -> None:
+        """Hold the first features made together against each variant's own, or raise `NotMixed`.
+
+        A tower may compute what is the same for all media once, as a Q-former does with its queries; the
+        rows of such a product are not the variants', though their number may look so.
+        """
+        for at, variant in enumerate(towers):
+            batch = _moved(family.collate(loaded.processor, items, "left"), feature, self.model)
+            with self.on([variant]), torch.inference_mode():
+                alone = feature.compute(self.model, batch, True)
+            for each, own in zip(made, alone, strict=True):
+                near = 1e-3 if own.dtype == torch.float32 else 5e-2
+                if not torch.allclose(
+                    each.chunk(len(towers))[at], own, rtol=near, atol=near * float(own.std())
+                ):
+                    raise NotMixed(f"'{feature.parts[0]}' does not compute each variant's media apart")
+        self._proven.add(feature.parts)
+
+
+def _moved(batch: Batch, feature: Feature, model: Any) -> Batch:
+    """Return what a feature is made of, on the model's device and in its type."""
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for key, value in batch.items()
+        if key in (*feature.takes, *feature.reads)
+    }
 
 
 def _adding(path: str, a: Tensor, b: Tensor) -> Any:
