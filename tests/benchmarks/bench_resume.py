@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_resume.py [--rows 2400] [--steps 40]
 
 A run of nano-omni on pictures and sounds is killed (SIGKILL) after a step at each place, and the same command
-starts again. *Cost* is the time from the call of the recipe to the end of its first new step, less the time that
-loading the model takes by itself in that process. Imports for loading are before both. In the end the losses of all steps are
-compared with those of a run that was never killed.
+starts again. *Cost* is the time from the call of the recipe to the end of its first new step, less the time
+that loading the model takes by itself in that process; imports that loading needs are before both. In the end
+the losses of all steps are compared with those of a run that was never killed.
 """
 
 from __future__ import annotations

@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,25 +26,6 @@ from studio.training.save import read_progress
 from studio.training.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Runs the recipe; after its first step, more rows than MOST at a time ask the allocator for a petabyte.
-REFUSED = """
-import sys
-import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
-from recipes import sft
-from studio.config import load
-from studio.log import PlainLog
-
-MOST, steps = int(sys.argv[1]), []
-
-def ask(module, args):
-    if steps and isinstance(module, torch.nn.Embedding) and args[0].shape[0] > MOST:
-        torch.empty(1 << 50)
-
-register_module_forward_pre_hook(ask)
-torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: steps.append(1))
-sft.run(load(sft.Config, overrides=sys.argv[2:]), PlainLog(every=0))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +56,6 @@ class Saying(QuietLog):
 
 def losses(folder: Path, key: str = "loss") -> list[float]:
     return [row[key] for row in read_metrics(folder) if key in row]
-
-
-def start(most: int, settings: dict[str, Any], environment: dict[str, str] | None = None) -> Any:
-    flags = [f"{key}={value}" for key, value in settings.items()]
-    return subprocess.Popen(
-        [sys.executable, "-c", REFUSED, str(most), *flags],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def long_run(settings: dict[str, Any], wide: Path, output: Path, **more: Any) -> dict[str, Any]:
@@ -149,39 +117,6 @@ def test_when_not_even_one_row_fits_the_sentence_names_it(settings: dict[str, An
     saved = read_progress(Path(settings["output"]) / "last")
     assert saved is not None
     assert saved.step == 1
-
-
-@pytest.mark.slow
-def test_processes_agree_on_smaller_micro_batches(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Only the second process is short of memory; the first must neither wait for ever nor go on alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    kept = {key: settings[key] for key in ("data", "model")}
-    plain = {f"speed.{name}": "false" for name in ("tower_cache", "packing", "prefetch")}
-    run = {**kept, **plain, "max_steps": 3, "lr": 5e-3, "towers.vision": "lora", "adapter.r": 4}
-    processes = [
-        start(
-            2 if rank else 100,
-            {**run, "output": tmp_path / "two", "batch_size": 6},
-            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-        )
-        for rank in range(2)
-    ]
-    texts = [process.communicate(timeout=250)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], texts
-    assert "6 rows do not fit the memory" in texts[0]
-    alone = start(100, {**run, "output": tmp_path / "one", "batch_size": 12})
-    text = alone.communicate(timeout=250)[1]
-    assert alone.returncode == 0, text
-    # Gradients are averaged in another order, and AdamW's steps magnify the last digit.
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
 
 
 def test_a_loss_that_is_no_number_names_its_rows_and_keeps_what_was_saved(
