@@ -37,7 +37,8 @@ class Record:
     ``inputs`` are hashes of what went in, by the name of the setting; ``fingerprint`` covers the recipe, the
     settings that change the result, and the inputs' contents, but not their paths: runs with the same
     fingerprint give the same result. ``data`` says where each input of rows is from, as
-    `studio.data.provenance` tells it, ``towers`` what of the model learns and how. ``timings`` are seconds by stage.
+    `studio.data.provenance` tells it, ``towers`` what of the model learns and how. ``timings`` are seconds by
+    stage.
     """
 
     recipe: str

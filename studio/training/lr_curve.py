@@ -1,8 +1,8 @@
 """What a ramp of the learning rate says: where training diverged, and which rates it suggests.
 
 The rate rises by equal ratios from step to step (Smith 2015, arXiv:1506.01186, section 3.3), and the losses
-are smoothed over steps. Two rates are told: where the loss falls most steeply over the rate's logarithm, and a
-tenth of the rate where it is lowest. The suggestion is the smaller of them: too small costs time, too large
+are smoothed over steps. Two rates are told: where the loss falls most steeply over the rate's logarithm, and
+a tenth of the rate where it is lowest. The suggestion is the smaller of them: too small costs time, too large
 the run.
 """
 

@@ -78,9 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--only", default="", help="settings whose name has this in it")
     given = parser.parse_args()
-    print(
-        "| setting | run, MB | beyond loading | foretold | off by | dry run | off by | s a step |"
-    )
+    print("| setting | run, MB | beyond loading | foretold | off by | dry run | off by | s a step |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

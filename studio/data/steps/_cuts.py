@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,13 +37,11 @@ def may_be_cut(whole: tuple[int, int], part: tuple[int, int]) -> bool:
 def best_place(whole: Path, part: Path) -> float:
     """Return the correlation of a picture with the part of another one that it is most like, from -1 to 1."""
     try:
-        image, template = _grey(whole), _grey(part)
+        larger, smaller = _grey(whole), _grey(part)
     except MediaError:
         return 0.0
-    shrink = max(image.shape) / _MOST
-    if shrink > 1:
-        sizes = [tuple(max(1, round(edge / shrink)) for edge in one.shape) for one in (image, template)]
-        image, template = (_smaller(one, size) for one, size in zip((image, template), sizes, strict=True))
+    shrink = max(1.0, max(larger.size) / _MOST)
+    image, template = (_values(one, shrink) for one in (larger, smaller))
     if any(a > b for a, b in zip(template.shape, image.shape, strict=True)):
         return 0.0
     return _correlation(image, template)
@@ -75,12 +73,12 @@ def _windows(values: Grey, high: int, wide: int) -> Grey:
 
 
 @lru_cache(64)
-def _grey(path: Path) -> Grey:
-    return np.asarray(load_image(path).convert("L"), np.float64)
+def _grey(path: Path) -> Any:
+    return load_image(path).convert("L")
 
 
-def _smaller(values: Grey, size: tuple[int, ...]) -> Grey:
-    from PIL import Image
-
-    picture = Image.fromarray(values.astype(np.uint8)).resize((size[1], size[0]), _BOX)
+def _values(picture: Any, shrink: float) -> Grey:
+    if shrink > 1:
+        wide, high = (max(1, round(edge / shrink)) for edge in picture.size)
+        picture = picture.resize((wide, high), _BOX)
     return np.asarray(picture, np.float64)
