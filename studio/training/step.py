@@ -137,15 +137,15 @@ class Steps:
         return heavier and self.processes.world > 1 and not self.processes.sharded
 
     def _exchange(self) -> None:
-        """Average the gradients over the processes; one that has none of a parameter adds nothing to it."""
-        accelerator = self.processes.accelerator
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        there = torch.tensor([float(p.grad is not None) for p in learning], device=accelerator.device)
-        anywhere = accelerator.reduce(there).tolist()
-        for parameter, count in zip(learning, anywhere, strict=True):
-            if count:
-                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = accelerator.reduce(own, reduction="mean")
+        """Average the gradients that were kept apart, by the exchange of DDP itself.
+
+        A loss of zeros, of all that has a gradient, sets it off. Averaged by hand, DDP would take what
+        was used in this step as used in the next one, and find no gradient there.
+        """
+        used = [p for p in self.model.parameters() if p.grad is not None]
+        nothing = torch.stack([p.flatten()[0].float() for p in used]).sum() * 0.0
+        self.model.reducer.prepare_for_backward([nothing])
+        torch.autograd.backward(nothing)
 
     def _smaller(self, data: Encoded, batch: Sequence[int], step: int) -> None:
         """Give back what the failed try has taken, and halve the micro-batches from here on."""
