@@ -303,7 +303,7 @@ ADAPTERS: dict[str, tuple[Callable[[Place], None], str]] = {
         lambda p: p.adapter("right", p.factors | {"model.layers.0.mlp.lora_X.weight": torch.ones(1)}),
         "cannot tell what the tensor",
     ),
-    "another type": (_config(peft_type="IA3"), "is an adapter of type IA3; only LORA is understood"),
+    "another type": (_config(peft_type="IA3"), "is an adapter of type IA3, and only LORA"),
     "relative": (_config(init_lora_weights="pissa"), "starts from pissa"),
     "rank in words": (_config(r="two"), "adapter_config.json"),
     "no alpha": (_config(lora_alpha=None), "adapter_config.json"),

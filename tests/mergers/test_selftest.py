@@ -49,7 +49,7 @@ def test_a_merged_model_of_a_family_loads_and_answers(
     )
 
 
-@pytest.mark.parametrize("name", ["llava", "gemma4", "voxtral"])
+@pytest.mark.parametrize("name", ["llava", "gemma4"])
 def test_other_architectures_are_loaded_by_their_own_class(
     name: str, base_of: Base, experts_of: Experts, tmp_path: Path
 ) -> None:
@@ -60,6 +60,20 @@ def test_other_architectures_are_loaded_by_their_own_class(
     log: Any = _Heard()
     merge(spec, tmp_path / "out", log)
     assert log.said[0] == "self-test: no missing or unexpected weight; the processor loads"
+
+
+def test_a_family_that_changes_its_mind_is_told_with_what_it_said_before(
+    base_of: Base, experts_of: Experts, tmp_path: Path
+) -> None:
+    models = [str(folder) for folder in experts_of("voxtral")]
+    spec = MergeSpec.from_mapping(
+        {"method": "ties", "base": str(base_of("voxtral")), "models": models, "selftest": True}
+    )
+    log: Any = _Heard()
+    merge(spec, tmp_path / "out", log)
+    assert log.said[0].startswith(
+        "self-test: no missing or unexpected weight; the processor loads; it answers '"
+    )
 
 
 def _lost(folder: Path) -> None:

@@ -39,11 +39,12 @@ def test_the_meter_sees_what_a_tensor_takes_and_gives_back() -> None:
     meter = Meter(torch.device("cpu"))
     meter.reset()
     before = meter.now
-    block = torch.ones(64 * MB // 4)
-    assert meter.now - before > 60 * MB
+    # More than earlier tests may have left to this process as free, or the kernel would not see it grow.
+    block = torch.ones(512 * MB // 4)
+    assert meter.now - before > 400 * MB
     del block
-    assert meter.now - before < 10 * MB
-    assert meter.peak - before > 60 * MB  # the peak stays
+    assert meter.now - before < 100 * MB
+    assert meter.peak - before > 400 * MB  # the peak stays
     assert meter.available > meter.now
 
 
