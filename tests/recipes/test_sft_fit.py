@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from apps.cli import main
 from apps.commands import run
 from recipes import sft
-from studio.config import from_dict, load
+from studio.config import from_dict
 from studio.data import load_data
 from studio.errors import ConfigError, TriptychError
 from studio.families import _omni_build
@@ -203,13 +204,19 @@ def test_a_budget_between_one_row_and_all_is_kept(
     settings: dict[str, Any], wide: Path, tmp_path: Path
 ) -> None:
     """The budget lies between what 1 and 12 rows take; what the run takes in the end must be below it."""
-    rows = long_run(settings, wide, tmp_path / "a")
-    config = load(sft.Config, overrides=[f"{key}={value}" for key, value in rows.items()])
-    found = sft.estimate(config, QuietLog())
-    peaks = {size["rows"]: size["peak"] for size in found.sizes}
+    given = [f"{key}={value}" for key, value in long_run(settings, wide, tmp_path / "a").items()]
+
+    def call(*more: str) -> subprocess.CompletedProcess[str]:
+        """Run in a process of its own: one that ran before keeps memory that it was given."""
+        line = [sys.executable, "-m", "apps.cli", "run", "sft", *given, *more]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    told = json.loads(call("--dry-run", "--json").stdout)
+    peaks = {size["rows"]: size["peak"] for size in told["sizes"]}
     assert peaks[1] < peaks[12]
     budget = (peaks[4] + peaks[8]) / 2 / 0.95
-    log = Saying()
-    sft.run(dataclasses.replace(config, memory=f"{budget / 1e6:.0f}MB"), log)
-    (told,) = [line for line in log.said if line.startswith("memory: micro-batches of")]
-    assert 1 <= int(told.split()[3].rstrip(",")) < 12
+    shown = call(f"memory={budget / 1e6:.0f}MB")
+    (line,) = [line for line in (shown.stderr + shown.stdout).splitlines() if "micro-batches of" in line]
+    assert 1 <= int(line.split("micro-batches of")[1].split()[0].rstrip(",")) < 12
