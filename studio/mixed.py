@@ -67,11 +67,6 @@ class Mixed:
                     b[at, : factors.rank] = factors.b.T.to(b)
             self._stacks[path] = module, a, b
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the stacked factors take."""
-        return sum(a.nbytes + b.nbytes for _, a, b in self._stacks.values())
-
     @contextmanager
     def on(self, variants: Sequence[int] | None = None) -> Iterator[None]:
         """Let the model's rows be those of all variants in order, or of the chosen ones, for the block."""

@@ -103,11 +103,6 @@ class Resident:
             self._bare()
             yield loaded, self._stack(variants)
 
-    def forget(self) -> None:
-        """Drop the stacks of factors, after the work in progress."""
-        with self._lock:
-            self._stacks.clear()
-
     def unload(self) -> None:
         """Give the memory back, after the work in progress."""
         with self._lock:

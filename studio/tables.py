@@ -17,8 +17,8 @@ def _json(name: str, empty: str = "{}") -> sql.Column[object]:
     return sql.Column(name, sql.JSON, nullable=False, server_default=empty)
 
 
-def _flag(name: str, value: bool) -> sql.Column[bool]:
-    return sql.Column(name, sql.Boolean, nullable=False, server_default=sql.true() if value else sql.false())
+def _flag(name: str) -> sql.Column[bool]:
+    return sql.Column(name, sql.Boolean, nullable=False, server_default=sql.false())
 
 
 def _key() -> sql.Column[int]:
@@ -53,7 +53,7 @@ COMPARISON = sql.Table(
     _text("domain", 200),
     _text("question_set", 64),
     _text("question", 64),
-    _flag("blind", False),
+    _flag("blind"),
     _text("asker", 200),
 )
 _OF_COMPARISON = "triptych_comparison.id"
@@ -82,56 +82,7 @@ VOTE = sql.Table(
     _json("scores"),
     _text("correction"),
     _text("rater_group", 200),
-    _flag("flagged", False),
+    _flag("flagged"),
     sql.Column("seconds", sql.Float),
     sql.UniqueConstraint("comparison", "rater"),
-)
-QUESTION_SET = sql.Table(
-    "triptych_question_set",
-    TABLES,
-    _key(),
-    _created(),
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("version", sql.Integer, nullable=False),
-    sql.Column("sha256", sql.String(64), nullable=False),
-    sql.Column("questions", sql.JSON, nullable=False),
-    sql.UniqueConstraint("name", "version"),
-)
-USER = sql.Table(
-    "triptych_user",
-    TABLES,
-    _key(),
-    _created(),
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("role", sql.String(40), nullable=False),
-    _text("password", 400),
-    _text("rater_group", 200),
-    _text("pseudonym", 64),
-    _flag("active", True),
-    sql.UniqueConstraint("name"),
-)
-API_KEY = sql.Table(
-    "triptych_api_key",
-    TABLES,
-    _key(),
-    _created(),
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("role", sql.String(40), nullable=False),
-    sql.Column("sha256", sql.String(64), nullable=False),
-    _flag("active", True),
-    sql.UniqueConstraint("sha256"),
-)
-JOB = sql.Table(
-    "triptych_job",
-    TABLES,
-    _key(),
-    _created(),
-    sql.Column("owner", sql.String(200), nullable=False),
-    sql.Column("recipe", sql.String(200), nullable=False),
-    sql.Column("config", sql.JSON, nullable=False),
-    sql.Column("state", sql.String(20), nullable=False),
-    _text("folder"),
-    _text("message"),
-    sql.Column("pid", sql.Integer),
-    sql.Column("updated", sql.String(32), nullable=False),
 )

@@ -84,9 +84,9 @@ def test_a_migration_that_fails_leaves_the_old_tables(tmp_path: Path) -> None:
     file = sqlite3.connect(tmp_path / "old.db")
     with file:
         file.executescript(OLD)
-        file.execute("CREATE TABLE triptych_user (id INTEGER)")  # in the way of the second migration
+        file.execute("ALTER TABLE triptych_vote ADD scores TEXT")  # in the way of the second migration
     file.close()
-    with pytest.raises(TriptychError, match="triptych_user"):
+    with pytest.raises(TriptychError, match="scores"):
         Store(f"sqlite:///{tmp_path / 'old.db'}")
     file = sqlite3.connect(tmp_path / "old.db")
     assert file.execute("SELECT version FROM triptych_schema").fetchall() == [(1,)]
