@@ -16,23 +16,11 @@ from studio.families import family
 from studio.training.fast_paths import _layers
 from studio.training.loss import IGNORE, TokenLoss
 from studio.training.packing import Packing
+from tests.studio.gradients import assert_same, gradients
 
 Tiny = Callable[[str], Path]
 Questions = Callable[[str, int], list[Any]]
 CPU = torch.device("cpu")
-
-
-def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    whole = torch.stack([value.norm() for value in expected.values()]).norm()
-    for path, value in expected.items():
-        assert (got[path] - value).norm() <= 1e-5 * whole, path
 
 
 def prepared(name: str, tiny: Tiny, questions: Questions) -> tuple[Any, list[Any], Any]:

@@ -15,6 +15,7 @@ from studio.adapters import add_lora
 from studio.families import family
 from studio.training.chunked import ChunkedLoss
 from studio.training.loss import IGNORE, TokenLoss
+from tests.studio.gradients import assert_same, gradients
 
 Tiny = Callable[[str], Path]
 Questions = Callable[[str, int], list[Any]]
@@ -27,19 +28,6 @@ def loaded(name: str, tiny: Tiny, questions: Questions, rows: int = 4) -> tuple[
     model, processor = kind.load(tiny(name), dtype=torch.float32)
     items = [kind.encode(processor, sample, True) for sample in questions(name, rows)]
     return model, kind.collate(processor, items, "right")
-
-
-def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    whole = torch.stack([value.norm() for value in expected.values()]).norm()
-    for path, value in expected.items():
-        assert (got[path] - value).norm() <= 1e-5 * whole, path
 
 
 @pytest.mark.parametrize("name", plugins.names("families"))

@@ -20,6 +20,7 @@ from studio.training.batches import micro_batches
 from studio.training.loss import TokenLoss
 from studio.training.packing import Packing, packing_pays
 from studio.training.parity import Gate
+from tests.studio.gradients import assert_same, gradients
 
 Tiny = Callable[[str], Path]
 Questions = Callable[[str, int], list[Any]]
@@ -45,19 +46,6 @@ def prepared(name: str, tiny: Tiny, questions: Questions) -> tuple[Any, list[Any
     model, processor = kind.load(tiny(name), dtype=torch.float32)
     items = [kind.encode(processor, sample, True) for sample in questions(name, 5)]
     return model, items, partial(kind.collate, processor, side="right")
-
-
-def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    whole = torch.stack([value.norm() for value in expected.values()]).norm()
-    for path, value in expected.items():
-        assert (got[path] - value).norm() <= 1e-5 * whole, path
 
 
 @pytest.mark.parametrize("name", plugins.names("families"))
