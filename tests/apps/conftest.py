@@ -1,4 +1,4 @@
-"""A running web app over a tiny model, two experts and two merges, for the tests that knock at its door."""
+"""A running web app over a tiny model, two experts and two merges, and a browser that opens its pages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+
+from tests.apps.browsing import CHROMIUM, FLAGS, LIMIT, SIZES, faults
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = """
@@ -28,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the ba
 told = json.loads(sys.argv[1])
 engine = Engine(told["base"], told["variants"])
 data = {name: load_data(file) for name, file in told["data"].items()}
-launch(engine, data=data, store_url=told["store"], port=told["port"])
+launch(engine, data=data, store_url=told["store"], port=told["port"], **told["settings"])
 """
 
 
@@ -96,26 +102,49 @@ def web_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def web_app(
+def serve_app(
     web_variants: dict[str, Any], web_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WebApp]:
-    """Return an app that runs in a process of its own, as `triptych app` would start it."""
-    folder = tmp_path_factory.mktemp("web-app")
-    store_url = f"sqlite:///{folder / 'kept.db'}"
-    told = {
-        "base": str(web_variants["base"]),
-        "variants": web_variants["variants"],
-        "data": web_data,
-        "store": store_url,
+) -> Iterator[Callable[..., WebApp]]:
+    """Return a function that starts an app in a process of its own, as `triptych app` would start it.
+
+    ``variants`` replaces the variants and ``store_url`` the empty store; what else is named goes to
+    `apps.web.launch`. All apps end with the session, and each must end well.
+    """
+    with ExitStack() as apps:
+
+        def start(
+            variants: Mapping[str, str | None] | None = None, store_url: str = "", **settings: Any
+        ) -> WebApp:
+            folder = tmp_path_factory.mktemp("web-app")
+            made = WebApp(
+                address="",
+                base=web_variants["base"],
+                variants=dict(variants or web_variants["variants"]),
+                data=web_data,
+                store_url=store_url or f"sqlite:///{folder / 'kept.db'}",
+                log=folder / "log.txt",
+            )
+            return apps.enter_context(_served(made, settings))
+
+        yield start
+
+
+@contextmanager
+def _served(told: WebApp, settings: Mapping[str, Any]) -> Iterator[WebApp]:
+    asked = {
+        "base": str(told.base),
+        "variants": told.variants,
+        "data": told.data,
+        "store": told.store_url,
         "port": 17860 + 60 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+        "settings": settings,
     }
-    log = folder / "log.txt"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GRADIO_")}
-    with open(log, "w") as errors:
+    with open(told.log, "w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, json.dumps(told)],
+            [sys.executable, "-c", _SERVER, json.dumps(asked)],
             cwd=ROOT,
-            env=environment | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+            env=environment | {"TMPDIR": str(told.log.parent), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -123,16 +152,86 @@ def web_app(
         try:
             assert process.stdout is not None
             address = next((word for line in process.stdout for word in line.split() if "://" in word), "")
-            assert address, log.read_text()
-            yield WebApp(
-                address=address,
-                base=web_variants["base"],
-                variants=web_variants["variants"],
-                data=web_data,
-                store_url=store_url,
-                log=log,
-            )
+            assert address, told.log.read_text()
+            yield replace(told, address=address)
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
-    assert process.returncode == 0, log.read_text()
+    assert process.returncode == 0, told.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def web_app(serve_app: Callable[..., WebApp]) -> WebApp:
+    """Return the app that most tests share: names are shown, there are no accounts."""
+    return serve_app()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return one Chromium for all tests of a file; without one they are skipped."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a page; afterwards nothing may have gone wrong on any of them.
+
+    ``ready`` are selectors that are waited for; ``size`` is "desktop" or "phone"; ``app`` is the shared one
+    unless given. Errors of scripts, answers of 400 and above, and requests to other hosts fail the test.
+    """
+    pages: list[tuple[Page, WebApp]] = []
+    outside: list[str] = []
+    wrong: list[str] = []
+
+    def start(
+        path: str = "/",
+        *,
+        size: str = "desktop",
+        scheme: str = "light",
+        ready: Sequence[str] = (),
+        app: WebApp | None = None,
+    ) -> Page:
+        served: WebApp = app or request.getfixturevalue("web_app")
+        context = browser.new_context(viewport=SIZES[size], color_scheme=scheme)
+        context.set_default_timeout(LIMIT)
+        page = context.new_page()
+
+        def note(url: str) -> None:
+            if not url.startswith((served.address, "data:", "blob:")):
+                outside.append(url)
+
+        page.on("request", lambda asked: note(asked.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        page.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
+        page.goto(served.address + path)
+        for part in ready:  # Gradio mounts the fields one after the other, in no fixed order
+            page.wait_for_selector(part)
+        pages.append((page, served))
+        return page
+
+    yield start
+    for page, _ in pages:
+        page.context.close()
+    assert not outside, f"the page asked other hosts: {outside}"
+    assert not wrong
+    for _, served in pages:
+        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def axe() -> Callable[[Page], None]:
+    """Return a function that fails when axe-core finds a serious or critical fault on a page as it stands."""
+
+    def check(page: Page) -> None:
+        found = faults(page)
+        assert not found, "\n".join(found)
+
+    return check

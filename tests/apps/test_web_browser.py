@@ -1,15 +1,10 @@
-"""The Compare page in a real browser, over a real server with real merges of a tiny model.
-
-Screenshots stand in ``runs/screenshots``, or where ``TRIPTYCH_SCREENSHOT_DIR`` says.
-"""
+"""The Compare page in a real browser, over a real server with real merges of a tiny model."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,79 +16,19 @@ from studio.log import QuietLog
 from studio.store import Store
 from studio.types import Image, Sample, Sound, Text, Turn
 from studio.variants import Engine
+from tests.apps.browsing import shoot, too_wide
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 HERE = Path(__file__).resolve().parent
-CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]
-SHOTS = Path(os.environ.get("TRIPTYCH_SCREENSHOT_DIR", "runs/screenshots"))
-DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
-LIMIT = 120_000  # milliseconds; a tiny model answers within one second, but the machine may be busy
-
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no Chromium at {CHROMIUM}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return one Chromium for all tests of this file."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+PARTS = ("#tp-board .tp-board", "#tp-variants input:checked", "#tp-send", "#tp-sound", "#tp-picture")
 
 
 @pytest.fixture
-def open_page(browser: Browser, web_app: Any) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens the app; afterwards nothing may have gone wrong on any page."""
-    pages: list[Page] = []
-    outside: list[str] = []
-    wrong: list[str] = []
-
-    def note(url: str) -> None:
-        if not url.startswith((web_app.address, "data:", "blob:")):
-            outside.append(url)
-
-    def start(size: dict[str, int] = DESKTOP, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport=size, color_scheme=scheme)
-        context.set_default_timeout(LIMIT)
-        page = context.new_page()
-        page.on("request", lambda request: note(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-        page.on("response", lambda reply: wrong.append(reply.url) if reply.status >= 400 else None)
-        page.goto(web_app.address)
-        for part in (
-            "#tp-board .tp-board",
-            "#tp-variants input:checked",
-            "#tp-send",
-            "#tp-sound",
-            "#tp-picture",
-        ):
-            page.wait_for_selector(part)  # Gradio mounts the fields one after the other, in no fixed order
-        pages.append(page)
-        return page
-
-    yield start
-    for page in pages:
-        page.context.close()
-    assert not outside, f"the page asked other hosts: {outside}"
-    assert not wrong
-    assert "Traceback" not in web_app.log.read_text()
+def open_compare(open_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Return a function that opens the Compare page and waits for all of its fields."""
+    return lambda size="desktop", scheme="light": open_page("/", size=size, scheme=scheme, ready=PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +76,6 @@ def answers(page: Page) -> dict[str, str]:
     }
 
 
-def shoot(page: Page, name: str) -> None:
-    """Keep a screenshot."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
-
-
 def asked(text: str, picture: Path | None = None, sound: Path | None = None) -> Sample:
     """Return the question as a row of a data file would put it."""
     media = [Image(path=picture)] if picture else []
@@ -159,9 +88,9 @@ def asked(text: str, picture: Path | None = None, sound: Path | None = None) -> 
 
 
 def test_two_merges_answer_on_the_page_what_the_evaluation_says(
-    open_page: Callable[..., Page], web_app: Any, engine: Engine, media: dict[str, Path], tmp_path: Path
+    open_compare: Callable[..., Page], web_app: Any, engine: Engine, media: dict[str, Path], tmp_path: Path
 ) -> None:
-    page = open_page()
+    page = open_compare()
     choose(page, "linear", "ties")
     upload(page, media)
     page.get_by_role("textbox", name="Text").fill("what is wrong with the cloth?")
@@ -194,9 +123,9 @@ def test_two_merges_answer_on_the_page_what_the_evaluation_says(
 
 
 def test_an_example_fills_the_question_and_shows_the_expected_answer(
-    open_page: Callable[..., Page], engine: Engine, web_app: Any
+    open_compare: Callable[..., Page], engine: Engine, web_app: Any
 ) -> None:
-    page = open_page(PHONE, "dark")
+    page = open_compare("phone", "dark")
     page.get_by_role("button", name="helpdesk").click()
     page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
     assert page.get_by_role("textbox", name="Text").input_value() == "what is wrong here? 0"
@@ -215,8 +144,8 @@ def test_an_example_fills_the_question_and_shows_the_expected_answer(
     assert not page.locator(".tp-expected").count()
 
 
-def test_a_recording_from_the_microphone_is_heard(open_page: Callable[..., Page], web_app: Any) -> None:
-    page = open_page()
+def test_a_recording_from_the_microphone_is_heard(open_compare: Callable[..., Page], web_app: Any) -> None:
+    page = open_compare()
     sound = page.locator("#tp-sound")
     sound.get_by_role("button", name="Record audio").click()
     sound.get_by_role("button", name="Record", exact=True).click()
@@ -232,9 +161,9 @@ def test_a_recording_from_the_microphone_is_heard(open_page: Callable[..., Page]
 
 
 def test_a_picture_that_is_none_is_told_in_one_sentence(
-    open_page: Callable[..., Page], tmp_path: Path
+    open_compare: Callable[..., Page], tmp_path: Path
 ) -> None:
-    page = open_page()
+    page = open_compare()
     file = tmp_path / "notes.png"
     file.write_text("these are notes")
     page.locator("#tp-picture input[type=file]").set_input_files(file)
@@ -245,9 +174,9 @@ def test_a_picture_that_is_none_is_told_in_one_sentence(
 
 
 def test_a_picture_can_be_pasted_anywhere_and_replaces_the_one_before(
-    open_page: Callable[..., Page], media: dict[str, Path]
+    open_compare: Callable[..., Page], media: dict[str, Path]
 ) -> None:
-    page = open_page()
+    page = open_compare()
     pixels = list(media["picture"].read_bytes())
     shown = page.locator("#tp-picture").get_by_role("img", name="The picture of the question")
     addresses = []
@@ -267,8 +196,8 @@ def test_a_picture_can_be_pasted_anywhere_and_replaces_the_one_before(
     assert len(set(addresses)) == 2
 
 
-def test_an_empty_question_and_too_few_variants_are_told(open_page: Callable[..., Page]) -> None:
-    page = open_page()
+def test_an_empty_question_and_too_few_variants_are_told(open_compare: Callable[..., Page]) -> None:
+    page = open_compare()
     page.get_by_role("button", name="Send").click()
     problem = page.locator(".tp-problem")
     problem.wait_for()
@@ -285,8 +214,8 @@ def test_an_empty_question_and_too_few_variants_are_told(open_page: Callable[...
 
 
 @pytest.mark.slow  # on an idle machine the tiny model has answered before a key can arrive
-def test_stop_ends_the_answer_and_retry_asks_again(open_page: Callable[..., Page]) -> None:
-    page = open_page()
+def test_stop_ends_the_answer_and_retry_asks_again(open_compare: Callable[..., Page]) -> None:
+    page = open_compare()
     page.get_by_role("button", name="Decoding, the same for all").click()
     page.get_by_role("spinbutton", name="Longest answer").fill("256")
     page.get_by_role("textbox", name="Text").fill("tell me all")
@@ -305,17 +234,16 @@ def test_stop_ends_the_answer_and_retry_asks_again(open_page: Callable[..., Page
     page.wait_for_selector(".tp-done >> nth=2")
 
 
-def test_the_page_can_be_read_and_used_by_everyone(open_page: Callable[..., Page]) -> None:
-    for size, scheme in ((DESKTOP, "dark"), (PHONE, "light")):
-        page = open_page(size, scheme)
+def test_the_page_can_be_read_and_used_by_everyone(open_compare: Callable[..., Page]) -> None:
+    for size, scheme in (("desktop", "dark"), ("phone", "light")):
+        page = open_compare(size, scheme)
         page.get_by_role("button", name="helpdesk").click()
         page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
         page.get_by_role("button", name="Send").click()
         answers(page)
-        shoot(page, f"compare-tiny-{'desktop' if size is DESKTOP else 'phone'}-{scheme}")
+        shoot(page, f"compare-tiny-{size}-{scheme}")
         assert page.evaluate("document.documentElement.lang") == "en"
-        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 0, f"the page is {wide} px wider than the window"
+        assert not too_wide(page)
         assert page.get_by_role("group", name="Picture").count() == 1
         assert page.get_by_role("group", name="Recording").count() == 1
         assert page.get_by_role("article", name="ties").count() == 1
@@ -335,8 +263,8 @@ def test_the_page_can_be_read_and_used_by_everyone(open_page: Callable[..., Page
         assert not pale
 
 
-def test_light_and_dark_can_be_switched_and_are_remembered(open_page: Callable[..., Page]) -> None:
-    page = open_page(scheme="dark")
+def test_light_and_dark_can_be_switched_and_are_remembered(open_compare: Callable[..., Page]) -> None:
+    page = open_compare(scheme="dark")
     paper = "getComputedStyle(document.body).backgroundColor"
     night = page.evaluate(paper)
     page.get_by_role("button", name="Switch between light and dark").click()
