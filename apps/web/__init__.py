@@ -14,11 +14,13 @@ from typing import Any
 
 import gradio as gr
 
-from apps.web.compare import Page
-from apps.web.desk import Desk, anyone, first_choice
+from apps.web import theme
+from apps.web.desk import Desk, first_choice
 from apps.web.examples import Examples
+from apps.web.pages import pages
 from apps.web.rounds import Answerer
 from apps.web.server import serve
+from apps.web.visitors import Visitor
 from studio.store import Store, media_folder
 from studio.types import Sample, Text, Turn
 
@@ -31,7 +33,9 @@ def build(
     examples: Mapping[str, Sequence[Sample]] | None = None,
     store: Store,
     media: Path | None = None,
-    admit: Callable[[Any], str] = anyone,
+    runs: Path = Path("runs"),
+    blind: bool = False,
+    visitors: Callable[[Any], Visitor] | None = None,
 ) -> gr.Blocks:
     """Return the app over an engine, ready to be served.
 
@@ -40,19 +44,28 @@ def build(
         examples: domain -> samples that are offered as example questions.
         store: where every comparison, answer and verdict is kept (`studio.store.Store`).
         media: folder in which pictures and recordings that were asked about are kept; None keeps none.
-        admit: called by every handler with the request; returns who asks, or raises `TriptychError`.
+        runs: folder below which the pages keep runs, merge files and uploads.
+        blind: whether the variants' names stay on the server until a verdict is given.
+        visitors: tells who a request comes from (`apps.web.desk.Desk`); None: everyone.
     """
     _own_uploads()
-    desk = Desk(engine, store, Examples(examples), media=media, admit=admit)
+    desk = Desk(engine, store, Examples(examples), media=media, runs=runs, blind=blind, visitors=visitors)
     app = gr.Blocks(title="Triptych", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400))
-    with app:
-        Page(desk)
-
-        def leave(request: gr.Request) -> None:
-            desk.leave(request.session_hash or "")
-
-        app.unload(leave)
+    found = pages()
+    for page in sorted(found, key=lambda page: page.path):  # Gradio wants the root first
+        with app.route(page.title, page.path, show_in_navbar=False) if page.path else app:
+            header = theme.header_html(page.title, [(other.title, other.path) for other in found])
+            gr.HTML(header, apply_default_css=False, elem_id="tp-top")
+            page.lay_out(desk)
+            _leave_with(app, desk)
     return app
+
+
+def _leave_with(app: gr.Blocks, desk: Desk) -> None:
+    def leave(request: gr.Request) -> None:
+        desk.leave(request.session_hash or "")
+
+    app.unload(leave)
 
 
 def launch(
@@ -64,6 +77,9 @@ def launch(
     port: int = 7860,
     open_browser: bool = False,
     block: bool = True,
+    runs: Path = Path("runs"),
+    blind: bool = False,
+    visitors: Callable[[Any], Visitor] | None = None,
 ) -> str:
     """Build the app over an engine, serve it and return its address; with ``block`` only after Ctrl-C.
 
@@ -75,7 +91,15 @@ def launch(
     """
     store = Store(store_url)
     threading.Thread(target=_warm, args=(engine,), name="warm", daemon=True).start()
-    app = build(engine, examples=data, store=store, media=media_folder(store_url))
+    app = build(
+        engine,
+        examples=data,
+        store=store,
+        media=media_folder(store_url),
+        runs=runs,
+        blind=blind,
+        visitors=visitors,
+    )
     address = serve(app, host=host, port=port, open_browser=open_browser, block=block)
     if block:
         store.close()

@@ -13,6 +13,7 @@ from apps.web.keep import Keeper
 from apps.web.panels import panels_html
 from apps.web.question import Question, read_choice
 from apps.web.rounds import Answerer, Decoding, Panel, Round
+from apps.web.visitors import Visitor, anyone, judge, require
 from studio.errors import DataError, TriptychError
 from studio.store import VERDICTS, Store
 
@@ -23,16 +24,12 @@ _REMEMBERED = 500
 LOST = "These answers could not all be kept in the store; the server's log says why."
 
 
-def anyone(request: Any) -> str:
-    """Let every visitor in, as on the loopback there is only one; return who it is."""
-    return "local"
-
-
 class Desk:
     """The app's memory while it runs.
 
-    ``admit`` is called by every handler with the request and returns who asks, or raises
-    `TriptychError`: the one place where accounts will decide.
+    ``visitors`` tells who a request comes from, or raises `apps.web.visitors.Refused`; None lets
+    everyone in, as administrator, or as expert where ``blind`` hides the variants' names until a
+    verdict is given. Runs, merge files and uploads that pages make stand below the folder ``runs``.
     """
 
     def __init__(
@@ -42,7 +39,9 @@ class Desk:
         examples: Examples,
         *,
         media: Path | None = None,
-        admit: Callable[[Any], str] = anyone,
+        runs: Path = Path("runs"),
+        blind: bool = False,
+        visitors: Callable[[Any], Visitor] | None = None,
     ) -> None:
         """Open the desk over an engine with at least two variants."""
         if len(engine.names) < 2:
@@ -52,16 +51,25 @@ class Desk:
         if taken:
             raise TriptychError(f"a variant cannot be named '{taken[0]}', which is a verdict")
         self.engine, self.store, self.examples = engine, store, examples
-        self.media, self.admit = media, admit
+        self.media, self.runs, self.blind = media, runs, blind
+        self._visitors = visitors or (judge if blind else anyone)
         self.labels = labels(engine.names)
         self._turn = threading.Lock()
         self._rounds: dict[str, Round] = {}
         self._guard = threading.Lock()
 
+    def admit(self, request: Any, role: str = "expert") -> Visitor:
+        """Return who a request comes from; every handler of every page calls this before all else.
+
+        Raises:
+            Refused: nobody who is known, or someone whose role is not enough.
+        """
+        return require(self._visitors(request), role)
+
     def open(
         self,
         session: str,
-        who: str,
+        who: Visitor,
         question: Question,
         chosen: Any,
         decoding: Decoding,
@@ -74,7 +82,7 @@ class Desk:
             {label: self.labels[label] for label in read_choice(chosen, self.labels, most=MOST)},
             decoding,
             turn=self._turn,
-            keeper=Keeper(self.store, who, self.media),
+            keeper=Keeper(self.store, who.name, self.media),
             expected=expected,
         )
         with self._guard:
@@ -115,7 +123,7 @@ class Desk:
             problem=problem or (LOST if done.over and done.lost else ""),
         )
 
-    def vote(self, session: str, who: str, choice: str) -> None:
+    def vote(self, session: str, who: Visitor, choice: str) -> None:
         """Keep a visitor's verdict on the finished round: a panel's place, or a key of `VERDICTS`.
 
         Raises:
@@ -132,7 +140,7 @@ class Desk:
             if done.vote is not None:
                 raise DataError("This comparison was judged before.")
             try:
-                self.store.vote(done.kept, done.names.get(chosen, chosen), rater=who)
+                self.store.vote(done.kept, done.names.get(chosen, chosen), rater=who.name)
             except TriptychError as error:
                 print(error, file=sys.stderr)
                 raise DataError("The verdict could not be kept; try again.") from None

@@ -46,12 +46,12 @@ class Guard:
 
     ``hosts`` are the names under which the app may be called, without ports; empty allows any. On
     the loopback this keeps a page of another site from reaching the app under a name of its own
-    that points to 127.0.0.1 (DNS rebinding).
+    that points to 127.0.0.1 (DNS rebinding). ``pages`` are the addresses of pages beside the root.
     """
 
-    def __init__(self, app: Any, hosts: Sequence[str] = ()) -> None:
+    def __init__(self, app: Any, hosts: Sequence[str] = (), pages: Sequence[str] = ()) -> None:
         """Stand before ``app``."""
-        self.app, self.hosts = app, frozenset(hosts)
+        self.app, self.hosts, self.pages = app, frozenset(hosts), frozenset(f"/{page}" for page in pages)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one request."""
@@ -61,14 +61,14 @@ class Guard:
             return
         if self.hosts and _host(scope) not in self.hosts:
             await _refuse(send, 400, "unknown host")
-        elif not allowed(scope["path"]):
+        elif scope["path"] not in self.pages and not allowed(scope["path"]):
             await _refuse(send, 404, "not found")
         else:
             await self.app(scope, receive, _with_headers(send))
 
 
 def allowed(path: str) -> bool:
-    """Return whether the page needs this route."""
+    """Return whether every page needs this route."""
     if path in _PAGE or path.startswith(_FOLDERS):
         return True
     if not path.startswith(f"{_API}/"):

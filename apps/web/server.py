@@ -60,7 +60,11 @@ def serve(
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [Middleware(Guard, hosts=_LOOPBACK_NAMES if local else ())],
+            "middleware": [
+                Middleware(
+                    Guard, hosts=_LOOPBACK_NAMES if local else (), pages=[page[0] for page in app.pages]
+                )
+            ],
         },
     )
     shown = f"[{host}]" if ":" in host else host

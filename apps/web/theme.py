@@ -6,6 +6,7 @@ Mono at 400 do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -137,6 +138,15 @@ def favicon() -> Path:
     return _HERE / "favicon.svg"
 
 
-def header_html() -> str:
-    """Return the bar at the top: the mark, the name and the light or dark switch."""
-    return (_HERE / "header.html").read_text(encoding="utf-8")
+def header_html(title: str, pages: Sequence[tuple[str, str]]) -> str:
+    """Return the bar at the top: the mark, the way to the other pages and the light or dark switch.
+
+    ``pages`` are titles and addresses below the app's own; the one named ``title`` is shown as open.
+    """
+    links = "".join(
+        f'<a href="./{path}"{" aria-current=page" if name == title else ""}>{name}</a>'
+        for name, path in pages
+    )
+    bar = f'<nav class="tp-nav" aria-label="Pages">{links}</nav>' if len(pages) > 1 else ""
+    page = (_HERE / "header.html").read_text(encoding="utf-8")
+    return page.replace("{pages}", bar).replace("{title}", title)

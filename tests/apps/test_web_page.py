@@ -15,6 +15,7 @@ from apps.web.examples import Examples
 from apps.web.panels import panels_html, visible
 from apps.web.question import MAX_CHARACTERS, Question, read_question, without_paths
 from apps.web.rounds import Decoding, Panel, Round
+from apps.web.visitors import Visitor
 from studio.data import load_data
 from studio.errors import DataError, TriptychError
 from studio.store import Store
@@ -22,6 +23,7 @@ from studio.types import Image, Sample, Text, Turn
 from studio.variants import Engine
 
 QUICK = Decoding(max_new_tokens=6)
+ME = Visitor(name="me")
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_variants_answer_in_turn_and_everything_is_kept(
     desk = desk_over(engine)
     sample = load_data(web_data["helpdesk"])[0]
     question = Question(text="why?", picture=sample.images[0].path)
-    asked = desk.open("tab", "me", question, ["ties", "linear"], QUICK)
+    asked = desk.open("tab", ME, question, ["ties", "linear"], QUICK)
     views = wait(asked)
     for view in views:
         assert sum(panel.state == "answering" for panel in view) <= 1
@@ -121,7 +123,7 @@ def test_a_variant_that_disappears_is_told_in_its_panel_and_the_others_go_on(
     shutil.copytree(web_variants["variants"]["ties"], gone)
     desk = desk_over(Engine(web_variants["base"], {"gone": gone, "base": None}))
     shutil.rmtree(gone)
-    asked = desk.open("tab", "me", Question(text="why?"), ["gone", "base"], QUICK)
+    asked = desk.open("tab", ME, Question(text="why?"), ["gone", "base"], QUICK)
     lost, there = wait(asked)[-1]
     assert lost.state == "failed"
     assert lost.note.endswith(".")
@@ -129,8 +131,8 @@ def test_a_variant_that_disappears_is_told_in_its_panel_and_the_others_go_on(
     assert [answer.variant for answer in store.comparison(asked.kept or 0).answers] == ["base"]
     assert "Failed" in desk.board("tab")
     with pytest.raises(DataError, match="not a verdict"):
-        desk.vote("tab", "me", "0")
-    desk.vote("tab", "me", "1")
+        desk.vote("tab", ME, "0")
+    desk.vote("tab", ME, "1")
     assert store.votes()[0].choice == "base"
 
 
@@ -138,7 +140,7 @@ def test_stop_ends_the_running_answer_and_spares_the_waiting_ones(
     web_variants: dict[str, Any], desk_over: Callable[..., Desk]
 ) -> None:
     desk = desk_over(Engine(web_variants["base"], web_variants["variants"]))
-    asked = desk.open("tab", "me", Question(text="why?"), ["ties", "linear"], Decoding(max_new_tokens=256))
+    asked = desk.open("tab", ME, Question(text="why?"), ["ties", "linear"], Decoding(max_new_tokens=256))
     for view in asked.watch(every=0.0):
         if view[0].text:
             asked.stop()
@@ -153,8 +155,8 @@ def test_visitors_wait_for_each_other_and_a_new_question_stops_the_old_one(
     engine = Engine(web_variants["base"], web_variants["variants"])
     desk = desk_over(engine)
     question = Question(text="why?")
-    old = desk.open("a", "me", question, ["ties", "linear"], Decoding(max_new_tokens=256))
-    rounds = [desk.open(tab, "me", question, ["ties", "linear"], QUICK) for tab in "abcd"]
+    old = desk.open("a", ME, question, ["ties", "linear"], Decoding(max_new_tokens=256))
+    rounds = [desk.open(tab, ME, question, ["ties", "linear"], QUICK) for tab in "abcd"]
     threads = [threading.Thread(target=wait, args=(asked,)) for asked in [old, *rounds]]
     for thread in threads:
         thread.start()
@@ -173,16 +175,16 @@ def test_a_verdict_counts_once_and_only_on_a_finished_comparison(
 ) -> None:
     desk = desk_over(Engine(web_variants["base"], web_variants["variants"]))
     with pytest.raises(DataError, match="no finished comparison"):
-        desk.vote("tab", "me", "tie")
-    asked = desk.open("tab", "me", Question(text="why?"), ["ties", "linear"], QUICK)
+        desk.vote("tab", ME, "tie")
+    asked = desk.open("tab", ME, Question(text="why?"), ["ties", "linear"], QUICK)
     wait(asked)
     with pytest.raises(DataError, match="not a verdict"):
-        desk.vote("tab", "me", "2")
+        desk.vote("tab", ME, "2")
     with pytest.raises(DataError, match="no finished comparison"):
-        desk.vote("another tab", "me", "tie")
-    desk.vote("tab", "me", "tie")
+        desk.vote("another tab", ME, "tie")
+    desk.vote("tab", ME, "tie")
     with pytest.raises(DataError, match="judged before"):
-        desk.vote("tab", "me", "0")
+        desk.vote("tab", ME, "0")
     assert [(vote.choice, vote.rater) for vote in store.votes()] == [("tie", "me")]
 
 
@@ -194,7 +196,7 @@ def test_a_store_that_fails_is_told_and_costs_no_answer(
     for file in tmp_path.glob("kept.db*"):
         file.unlink()
     (tmp_path / "kept.db").mkdir()
-    asked = desk.open("tab", "me", Question(text="why?"), ["ties", "linear"], QUICK)
+    asked = desk.open("tab", ME, Question(text="why?"), ["ties", "linear"], QUICK)
     assert [panel.state for panel in wait(asked)[-1]] == ["done", "done"]
     board = desk.board("tab")
     assert "could not all be kept" in board
@@ -216,9 +218,9 @@ def test_two_to_four_known_variants_can_be_chosen(
         (["base", "textiles", "commands", "linear", "ties"], "5 chosen"),
     ):
         with pytest.raises(DataError, match=told):
-            desk.open("tab", "me", question, chosen, QUICK)
+            desk.open("tab", ME, question, chosen, QUICK)
     with pytest.raises(DataError, match="There is no variant 'tees' any more"):
-        desk.open("tab", "me", question, ["ties", "tees"], QUICK)
+        desk.open("tab", ME, question, ["ties", "tees"], QUICK)
 
 
 def test_an_engine_with_one_variant_or_a_verdict_for_a_name_is_refused(

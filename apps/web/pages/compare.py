@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
-from apps.web import theme
 from apps.web.desk import MOST, Desk, first_choice
 from apps.web.examples import Example
 from apps.web.question import MAX_CHARACTERS, read_question
 from apps.web.rounds import Decoding, Round
+from apps.web.visitors import Visitor
 from studio.errors import DataError, TriptychError
 
+TITLE, PLACE, ROLE = "Compare", 10, "expert"
 _FEW = 12
 """Up to so many variants are shown as chips, more in a list that can be searched."""
 LONGEST, HOTTEST = 256, 1.5
@@ -28,13 +29,17 @@ _VOTES = (
 _CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-class Page:
+def lay_out(desk: Desk) -> None:
+    """Put the page into the current Blocks."""
+    _Compare(desk)
+
+
+class _Compare:
     """The components of the page; each handler admits the visitor before it does anything."""
 
     def __init__(self, desk: Desk) -> None:
         """Lay out the page inside the current Blocks and connect its handlers."""
         self.desk = desk
-        gr.HTML(theme.header_html(), apply_default_css=False, elem_id="tp-top")
         with gr.Row(elem_id="tp-main"):
             with gr.Column(elem_id="tp-question", min_width=300):
                 self._question()
@@ -246,10 +251,10 @@ class Page:
     def _problem(self, session: str, chosen: Any, sentence: str) -> tuple[Any, ...]:
         return self.desk.board(session, chosen, sentence), *[gr.skip()] * 4
 
-    def _visitor(self, request: gr.Request) -> tuple[str, str]:
+    def _visitor(self, request: gr.Request) -> tuple[str, Visitor]:
         """Return the visitor's session and who it is, or refuse."""
         try:
-            return request.session_hash or "", self.desk.admit(request)
+            return request.session_hash or "", self.desk.admit(request, ROLE)
         except TriptychError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
