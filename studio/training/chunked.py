@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 #: Most logits that are held at a time: 128 MB in fp32.
 LOGITS = 1 << 25
@@ -48,14 +49,23 @@ class ChunkedLoss:
         found: Tensor = _Chunks.apply(self, parts, hidden, *learning)
         return found
 
+    def each(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss [N] of each token; its logits are made again for the backward pass."""
+        size = max(1, self._most // self._vocabulary)
+        parts = [(hidden[at : at + size], targets[at : at + size]) for at in range(0, len(hidden), size)]
+        return torch.cat([checkpoint(self._each, *part, use_reentrant=False) for part in parts])
+
     def part(self, hidden: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-        """Return the same for tokens whose logits fit."""
+        """Return the weighted sum [] for tokens whose logits fit."""
+        return (self._each(hidden, targets) * scale).sum()
+
+    def _each(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.head(hidden).float()
         if self._divisor != 1.0:
             logits = logits / self._divisor
         if self._cap:
             logits = self._cap * torch.tanh(logits / self._cap)
-        return (functional.cross_entropy(logits, targets, reduction="none") * scale).sum()
+        return functional.cross_entropy(logits, targets, reduction="none")
 
 
 class _Chunks(torch.autograd.Function):

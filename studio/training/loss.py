@@ -6,7 +6,7 @@ micro-batches and processes does not change it (a mean of means would).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,7 +36,9 @@ class _Step:
 
     wanted: Tensor
     targets: Tensor
-    scale: Tensor
+    rows: Tensor
+    #: What makes the hidden states of many tokens a loss, a part of their logits at a time.
+    chunks: Callable[[ChunkedLoss, Tensor], Tensor] | None = None
     open: bool = True
     found: Tensor | None = None
     first: Tensor | None = None
@@ -80,30 +82,57 @@ class TokenLoss:
         Labels stand at their own token, as in ``input_ids``; in a batch with ``decoder_input_ids`` they stand
         one earlier, where they are predicted. In a packed batch ``rows`` [1, N] tells the sample of a token.
         """
+        inputs, step = self._read(batch)
+        of_row = torch.tensor(weights, dtype=torch.float32, device=self._device)
+        scale = of_row[step.rows]
+        step.chunks = lambda chunked, hidden: chunked(hidden, step.targets, scale)
+        logits = self._logits(model, inputs, step)
+        if logits is None:
+            return step.found if step.found is not None else self(model, batch, weights)
+        each = functional.cross_entropy(logits, step.targets, reduction="none")
+        return (each * scale).sum()
+
+    def rows(self, model: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        r"""Return $\sum_t \log p(y_{i,t})$ [count] of each sample, and how many tokens [count] that are."""
+        inputs, step = self._read(batch)
+        step.chunks = lambda chunked, hidden: chunked.each(hidden, step.targets)
+        logits = self._logits(model, inputs, step)
+        if logits is not None:
+            each = functional.cross_entropy(logits, step.targets, reduction="none")
+        elif step.found is not None:
+            each = step.found
+        else:
+            return self.rows(model, batch, count)
+        total = torch.zeros(count, device=self._device).index_add(0, step.rows, -each)
+        return total, torch.bincount(step.rows, minlength=count)
+
+    def _read(self, batch: Batch) -> tuple[Batch, _Step]:
+        """Return what the model takes of a batch, and what is wanted of its logits."""
         inputs = {key: value.to(self._device, non_blocking=True) for key, value in batch.items()}
         labels = inputs.pop("labels")
         rows = inputs.pop("rows", None)
         if "decoder_input_ids" not in inputs:
             labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
         wanted = labels != IGNORE
-        of_row = torch.tensor(weights, dtype=torch.float32, device=self._device)
-        scale = of_row[wanted.nonzero()[:, 0] if rows is None else rows[wanted]]
-        self._kept = wanted
-        step = self._step = _Step(wanted=wanted, targets=labels[wanted], scale=scale)
+        of_token = wanted.nonzero()[:, 0] if rows is None else rows[wanted]
+        return inputs, _Step(wanted=wanted, targets=labels[wanted], rows=of_token)
+
+    def _logits(self, model: Any, inputs: Batch, step: _Step) -> Tensor | None:
+        """Return the logits [N, V] of the wanted positions; None if the chunks have found what is wanted.
+
+        If they have found anything else than the model, they are switched off, and nothing is found.
+        """
+        self._kept, self._step = step.wanted, step
         try:
             with self._autocast():
-                logits = model(**inputs, use_cache=False).logits
+                logits: Tensor = model(**inputs, use_cache=False).logits
                 if step.found is not None:
-                    if self._proves(step, logits):
-                        return step.found
-                    self._chunked = None
-                    return self(model, batch, weights)
+                    if not self._proves(step, logits):
+                        step.found = self._chunked = None
+                    return None
         finally:
             self._step = None
-        if logits.dim() == 3:
-            logits = logits[wanted]
-        each = functional.cross_entropy(logits.float(), step.targets, reduction="none")
-        return (each * scale).sum()
+        return (logits[step.wanted] if logits.dim() == 3 else logits).float()
 
     def wanted(self) -> Tensor | None:
         """Return the positions [B, L] of the batch that is being computed whose logits the loss reads.
@@ -129,7 +158,8 @@ class TokenLoss:
         if self._chunked is None or not self._chunked.pays(len(kept)):
             return (kept, *args[1:])
         step.open = False  # the head now runs for itself
-        step.found = self._chunked(kept, step.targets, step.scale)
+        assert step.chunks is not None
+        step.found = step.chunks(self._chunked, kept)
         step.first = kept[: 0 if self._proven else 1].detach()
         return (step.first, *args[1:])
 
