@@ -21,7 +21,7 @@ from studio.errors import TriptychError, unknown
 from studio.kept import VERDICTS, Answer, Comparison, KeptRun, Vote
 from studio.tables import ANSWER, COMPARISON, RUN, VOTE
 
-SCHEMA = "2"
+SCHEMA = "3"
 """The newest of the migrations in `studio.migrations`; older stores are brought to it when opened."""
 _LOCK = 0x7269707479  # of PostgreSQL's advisory locks: two programs may open a new database at once
 

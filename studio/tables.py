@@ -86,3 +86,15 @@ VOTE = sql.Table(
     sql.Column("seconds", sql.Float),
     sql.UniqueConstraint("comparison", "rater"),
 )
+ACCOUNT = sql.Table(
+    "triptych_account",
+    TABLES,
+    _key(),
+    _created(),
+    sql.Column("name", sql.String(200), nullable=False),
+    sql.Column("role", sql.String(20), nullable=False),
+    _text("rater_group", 200),
+    _text("password", 300),
+    sql.Column("rater", sql.String(200), nullable=False),
+    sql.UniqueConstraint("name"),
+)
