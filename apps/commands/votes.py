@@ -40,7 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the ranking, or write the export."""
     from studio.errors import TriptychError
-    from studio.ranking import agreement, consistency, judgements, rank, ranked_by
+    from studio.ranking import judgements, rank, ranked_by
+    from studio.raters import agreement, consistency
     from studio.store import Store, media_folder
 
     scheme, _, file = options.store.partition(":///")

@@ -99,7 +99,7 @@ def test_nothing_to_write_writes_nothing(url: str, tmp_path: Path) -> None:
 def test_the_command_ranks_and_exports(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Store(url) as store:
         for number in range(40):
-            one = asked(store, {"good": "right", "poor": "wrong"}, domain=("x", "y")[number % 2])
+            one = asked(store, {"good": f"right {number}", "poor": "wrong"}, domain=("x", "y")[number % 2])
             store.vote(one, "poor" if number % 5 == 0 else "good", rater=f"r{number % 2}")
     assert main(["votes", "--store", url]) == 0
     shown = capsys.readouterr().out

@@ -1,0 +1,197 @@
+"""How people judge: agreement with each other and with themselves, sides that they prefer, who stands out."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from studio.bradley_terry import ELO
+from studio.ranking import TIES, Judgement, rank, telling
+
+#: One-sided chance of an error at which a rater is told to stand out, shared by all raters and both tests.
+ERROR = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """How often the answer at one place (0 is the left or first) of ``shown`` was best, where one was.
+
+    ``low`` and ``high`` are the share's 95 % interval; without bias it is 1 / ``shown``.
+    """
+
+    shown: int
+    place: int
+    best: int
+    decided: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """The share, from 0 to 1."""
+        return self.best / self.decided
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rater:
+    """One rater's record.
+
+    ``same`` of ``repeats`` questions got the same verdict when asked again. Of ``decided`` pairs the rater
+    preferred the variant that all others' votes put first in ``usual``, where ``expected`` were due.
+    ``doubt`` says in words why this rater stands out, or nothing.
+    """
+
+    rater: str
+    group: str
+    votes: int
+    same: int
+    repeats: int
+    usual: int
+    expected: float
+    decided: int
+    doubt: str = ""
+
+
+def agreement(judgements: Iterable[Judgement], *, seed: int = 0) -> tuple[float, float, float, int] | None:
+    """Return Krippendorff's nominal alpha of raters' choices, its 95 % interval, and on how many questions.
+
+    1 is perfect agreement, 0 what chance gives. None unless two questions were judged by two raters each,
+    with two different verdicts among them. Of a rater's verdicts on one question the first counts.
+    """
+    import evalica
+    import pandas as pd
+
+    table: dict[str, dict[str, str]] = defaultdict(dict)
+    for one in judgements:
+        if one.choice != "skip" and one.question and one.rater:
+            table[one.question].setdefault(one.rater, one.choice)
+    units = {question: votes for question, votes in table.items() if len(votes) > 1}
+    kinds = sorted({choice for votes in units.values() for choice in votes.values()})
+    if len(units) < 2 or len(kinds) < 2:
+        return None
+    codes = {question: {r: float(kinds.index(c)) for r, c in v.items()} for question, v in units.items()}
+    frame = pd.DataFrame(codes)
+    found = evalica.alpha_bootstrap(frame, "nominal", n_resamples=1000, random_state=seed)
+    return float(found.alpha), float(found.low), float(found.high), len(units)
+
+
+def consistency(judgements: Iterable[Judgement]) -> dict[str, tuple[int, int]]:
+    """Return rater -> (same, repeats): how often a question that was asked again got the same verdict.
+
+    Every verdict is compared with the rater's first on the same answers; skips are no verdicts.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    found: dict[str, tuple[int, int]] = {}
+    for one in judgements:
+        if one.choice == "skip" or not one.question:
+            continue
+        key = one.rater, one.question
+        if key in seen:
+            same, repeats = found.get(one.rater, (0, 0))
+            found[one.rater] = same + (seen[key] == one.choice), repeats + 1
+        seen.setdefault(key, one.choice)
+    return found
+
+
+def sides(judgements: Iterable[Judgement]) -> list[Side]:
+    """Return how often each place among the answers was best: with k answers shown, k places.
+
+    Of two answers only the left is told. Questions with different numbers of answers stay apart.
+    """
+    best: dict[int, list[int]] = {}
+    for one in judgements:
+        if one.choice in one.variants and len(one.variants) > 1:
+            counts = best.setdefault(len(one.variants), [0] * len(one.variants))
+            counts[one.variants.index(one.choice)] += 1
+    found = []
+    for shown, counts in sorted(best.items()):
+        total = sum(counts)
+        for place, count in enumerate(counts[:1] if shown == 2 else counts):
+            low, high = wilson(count, total)
+            found.append(Side(shown=shown, place=place, best=count, decided=total, low=low, high=high))
+    return found
+
+
+def raters(judgements: Sequence[Judgement]) -> list[Rater]:
+    """Return every rater's record, sorted by name, with those named who stand out.
+
+    Two tests, each one-sided: a rater keeps to the first verdict on repeats less often than the others do
+    (exact binomial), or prefers what the others' Bradley-Terry scores put first less often than these scores
+    predict (normal). `ERROR` is shared by all raters and both tests (Bonferroni). Who stands out may be
+    careless, or right: nobody is left out.
+    """
+    told = telling(judgements)
+    repeated = consistency(judgements)
+    names = sorted({one.rater for one in told if one.rater})
+    level = ERROR / max(1, 2 * len(names))
+    found = []
+    for name in names:
+        own = [one for one in told if one.rater == name]
+        usual, expected, spread, decided = _usual(own, [one for one in told if one.rater != name])
+        same, repeats = repeated.get(name, (0, 0))
+        others = [record for rater, record in repeated.items() if rater != name]
+        doubts = []
+        kept, asked = sum(s for s, _ in others), sum(n for _, n in others)
+        if repeats and asked and _binomial_tail(same, repeats, (kept + 1) / (asked + 2)) < level:
+            doubts.append(
+                f"kept to {same} of {repeats} verdicts when asked again, the others to {kept} of {asked}"
+            )
+        if spread and _normal_tail((usual + 0.5 - expected) / spread) < level:
+            doubts.append(
+                f"sided with the others in {usual} of {decided} pairs, {expected:.0f} were to be expected"
+            )
+        found.append(
+            Rater(
+                rater=name,
+                group=next((one.group for one in own if one.group), ""),
+                votes=len(own),
+                same=same,
+                repeats=repeats,
+                usual=usual,
+                expected=expected,
+                decided=decided,
+                doubt="; ".join(doubts),
+            )
+        )
+    return found
+
+
+def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927, JASA 22, 209); 0 to 1 if there is nothing."""
+    if not total:
+        return 0.0, 1.0
+    share, room = hits / total, z * z / total
+    middle = (share + room / 2) / (1 + room)
+    half = z / (1 + room) * math.sqrt(share * (1 - share) / total + room / (4 * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _usual(own: Sequence[Judgement], others: Sequence[Judgement]) -> tuple[int, float, float, int]:
+    """Return pairs won by the others' favourite, the expected number, its deviation, and all pairs."""
+    score = {one.variant: one.score for one in rank(others, resamples=1).standings}
+    usual, expected, variance, decided = 0, 0.0, 0.0, 0
+    for one in own:
+        if one.choice in TIES or one.choice not in score:
+            continue
+        for other in one.variants:
+            if other != one.choice and other in score:
+                chance = 1 / (1 + math.exp(-abs(score[one.choice] - score[other]) / ELO))
+                usual += score[one.choice] >= score[other]
+                expected += chance
+                variance += chance * (1 - chance)
+                decided += 1
+    return usual, expected, float(np.sqrt(variance)), decided
+
+
+def _binomial_tail(hits: int, total: int, chance: float) -> float:
+    """Return the chance of at most ``hits``."""
+    return sum(math.comb(total, k) * chance**k * (1 - chance) ** (total - k) for k in range(hits + 1))
+
+
+def _normal_tail(z: float) -> float:
+    """Return the chance of at most ``z``."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
