@@ -31,6 +31,7 @@ COMMANDS = (
     "merge",
     "eval",
     "app",
+    "users",
     "votes",
     "serve",
     "ls",

@@ -17,7 +17,7 @@ import secrets
 import threading
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -248,14 +248,22 @@ def accounts_at(place: str, store: Store | None) -> FileAccounts | StoreAccounts
     return StoreAccounts(store)
 
 
+def checked(account: Account) -> Account:
+    """Return an account as it would be kept, before anything is drawn for it.
+
+    Raises:
+        ConfigError: a wrong name, role, group or hash.
+    """
+    return _account(asdict(account), f"account '{account.name}'")
+
+
 def _complete(account: Account) -> Account:
     """Return a checked account with what is drawn when it is made."""
-    made = asdict(account) | {
-        "name": plain(account.name),
-        "rater": account.rater or f"rater-{secrets.token_hex(5)}",
-        "created": account.created or datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return _account(made, f"account '{account.name}'")
+    return replace(
+        checked(account),
+        rater=account.rater or f"rater-{secrets.token_hex(5)}",
+        created=account.created or datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _account(row: Any, where: str) -> Account:
