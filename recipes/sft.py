@@ -12,47 +12,32 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from studio import families
-from studio.assets import find_data, find_model
-from studio.augment._steps import check_steps, fingerprint, read_steps
+from studio.assets import find_model
+from studio.augment._steps import read_steps
 from studio.checkpoint import Checkpoint
 from studio.config import to_dict
-from studio.data import load_data
-from studio.data.findings import check_before_training
 from studio.data.lengths import rules as length_rules
-from studio.data.provenance import provenance
 from studio.families._gauge import Gauge
 from studio.log import Log, QuietLog
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.batches import epoch_batches, steps_per_epoch
-from studio.training.budget import budget_of
-from studio.training.chunked import LOGITS
-from studio.training.continual import Past
 from studio.training.continuing import start_hash
-from studio.training.ema import Average
-from studio.training.encoding import encode_samples, open_encoded
-from studio.training.epochs import Epochs
-from studio.training.evaluation import evaluation_loss
-from studio.training.fast_paths import FastPaths
 from studio.training.fitting import Fitting, fit
 from studio.training.interrupt import Interrupt
-from studio.training.learner import check_learner, make_learner, type_to_load
-from studio.training.learning import learning_table, table_lines
-from studio.training.loss import Precision, TokenLoss, compute_type
-from studio.training.prefetch import Prefetch
+from studio.training.learner import check_learner, type_to_load
+from studio.training.learning import table_lines
+from studio.training.loss import Precision, compute_type
 from studio.training.processes import join
 from studio.training.rehearsal import Estimate, Rehearsal
 from studio.training.result import conclude, keep
-from studio.training.save import Progress, load_average, load_budget, load_state, read_progress, save_state
+from studio.training.rows import read_rows
+from studio.training.save import Progress, read_progress
 from studio.training.schedule import Schedule, factor, warmup_steps
 from studio.training.seed import set_seed
 from studio.training.settings import (
@@ -65,11 +50,10 @@ from studio.training.settings import (
     check_settings,
     not_negative,
 )
-from studio.training.skipping import skip_towers
-from studio.training.step import Steps
 from studio.training.threads import set_threads
-from studio.training.towers import parameter_groups, set_rates, train_mode
+from studio.training.towers import set_rates, train_mode
 from studio.training.tracking import Metrics
+from studio.training.trainee import make_trainee
 from studio.types import Loaded, Run
 
 
@@ -182,7 +166,7 @@ def estimate(config: Config, log: Log) -> Estimate:
 
 def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     check(config)
-    limits, steps = length_rules(config.length), read_steps(config.augment)
+    limits, augment = length_rules(config.length), read_steps(config.augment)
     began = time.monotonic()
     base, output = find_model(config.model), config.output
     family = families.detect(base)
@@ -199,106 +183,47 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     threads = set_threads()
 
     # Data: read and hashed before anything is loaded, so that a finished run is known at once.
-    train = load_data(find_data(config.data), split="train")
-    held_out = load_data(find_data(config.eval_data), split="test") if config.eval_data else []
-    past = Past(config.continual, config.seed)
-    check_steps(steps, train)
-    origins = {"data": provenance(train)} | ({"eval_data": provenance(held_out)} if held_out else {})
-    origins |= past.origins
-    inputs = {"model": Checkpoint(base).fingerprint()} | {k: told["sha256"] for k, told in origins.items()}
-    if steps:
-        inputs["augment"] = fingerprint(steps)
+    rows = read_rows(config, limits, augment)
+    inputs = {"model": Checkpoint(base).fingerprint(), **rows.hashes}
     if config.adapter.start:
         inputs["adapter.start"] = start_hash(config.adapter.start)
-    record = new_record("sft", to_dict(config), inputs, apart=APART, data=origins)
+    record = new_record("sft", to_dict(config), inputs, apart=APART, data=rows.origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":
         log.say(f"{output} is finished with these settings and inputs; resume=false trains it again")
         return Run(folder=output, metrics=old.metrics)
 
-    # Check: every row is decoded and encoded now, not in step 900. Processes of one machine share the work;
-    # what one of them finds out about a file the others read.
-    with accelerator.local_main_process_first():
-        check_before_training([*train, *held_out], log)
-        check_before_training(past.rows, log)  # apart: they may be among the new rows
+    # Check: every row is decoded and encoded now, not in step 900. Processes of one machine share the work.
+    rows.check(log, processes)
     dtype = compute_type(config.precision, accelerator.device)
     loaded = family.load(base, dtype=type_to_load(config, rules, dtype))
     gauge = Gauge(folder=base, family=family, processor=loaded.processor, config=loaded.model.config)
-    shards = output / "encoded"
-    for name, rows in (("encoding", train), ("encoding held-out", held_out), ("encoding old", past.rows)):
-        encode_samples(gauge, rows, shards, log, rules=limits, name=name, part=processes.part)
-    accelerator.wait_for_everyone()
+    rows.encode(gauge, output / "encoded", log, processes)
     if main:
         begin_run(output, record, fresh=old is None)
     accelerator.wait_for_everyone()
     progress = read_progress(output / "last") or Progress()
-    data, eval_set = (open_encoded(gauge, rows, shards, limits) for rows in (train, held_out))
-    old_set = past.open(open_encoded(gauge, past.rows, shards, limits), len(train))
-    for name, encoded in (("length", data), ("length, held-out", eval_set)):
-        if encoded.fitted:
-            log.say(f"{name}: " + ", ".join(f"{count} rows {step}" for step, count in encoded.fitted.items()))
-    epochs = Epochs(
-        data, gauge, train, shards, log, steps=steps, seed=config.seed, rules=limits,
-        part=processes.part, wait=accelerator.wait_for_everyone,
-    )  # fmt: skip
-    collate = partial(family.collate, loaded.processor, side="right")
-
-    # Model: on its device before LoRA is put on it, or the factors would stay behind.
+    data = rows.open(gauge, output / "encoded", log, processes)
     size = progress.size or config.batch_size * config.accumulate * world
     progress = dataclasses.replace(progress, size=size)
-    per_epoch = steps_per_epoch(past.count(len(data)), size)
+    per_epoch = steps_per_epoch(data.an_epoch, size)
     total = config.max_steps or max(1, math.ceil(config.epochs * per_epoch))
-    plain = make_learner(
-        processes.place(loaded.model), family, rules, config,
-        dtype=dtype, steps=total, base_fingerprint=inputs["model"],
+
+    # Model: what learns of it, what makes it faster and computes the same, its optimiser, its saved state.
+    trainee = make_trainee(
+        loaded, gauge, rules, config, data, log, processes,
+        dtype=dtype, steps=total, size=size, base_fingerprint=inputs["model"], resumed=progress.step > 0,
     )  # fmt: skip
-    budget = budget_of(plain)
-    fast = FastPaths(plain, config.speed, data, log, processes, dtype=dtype)
-    fast.products(collate)
-    # Frozen towers: computed once for each medium, unless it is another one in every epoch.
-    changes = any(step.takes != "text" for step in steps)
-    towers = None
-    if config.speed.tower_cache:
-        datasets = [eval_set, old_set] if changes else [data, eval_set, old_set]
-        towers = skip_towers(plain, gauge, datasets, collate, log, processes, dtype=dtype)
-    if towers:
-        collate = towers.collate(collate)
-    collate = fast.packing(collate, size // world, config.batch_size)
-    fast.short_queries(collate)
-    top = fast.last_layer(collate)
-    fast.compiled(collate)
-    processes.share(plain)
-    learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
-    count = sum(parameter.numel() for parameter in learning)
-    groups = parameter_groups(
-        plain, config.optimiser.weight_decay, lr=config.lr, loraplus=config.optimiser.loraplus,
-        family=family, rules=rules,
-    )  # fmt: skip
-    optimiser: Any = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    most = LOGITS if config.speed.chunked_loss else 0
-    token_loss = TokenLoss(plain, accelerator.device, dtype, most=most, last=top)
-    past.hold(plain, token_loss, collate, output, log, processes, resumed=progress.step > 0)
-    if progress.step:
-        load_state(output / "last", plain, optimiser)
-    if budget and progress.step:
-        load_budget(output / "last", budget)
-    model, optimiser = processes.prepare(plain, optimiser, config.optimiser.clip)
-    average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
-    if average and progress.step:
-        load_average(output / "last", average)
-    step_of = Steps(
-        model=model, token_loss=token_loss, micro_batch=config.batch_size,
-        feed=Prefetch(collate, on=config.speed.prefetch, device=accelerator.device),
-        processes=processes, samples=[*train, *past.rows], log=log, tokens=config.speed.batch_tokens,
-    )  # fmt: skip
-    record = dataclasses.replace(
-        record, towers=learning_table(plain, family, rules, method=config.method, lr=config.lr)
-    )
-    log.say(f"{family.name}: {count:,} parameters learn; {threads} threads")
-    for line in table_lines(record.towers):
+    plain, optimiser, steps = trainee.plain, trainee.optimiser, trainee.steps
+    towers, average, budget = trainee.short.towers, trainee.average, trainee.budget
+    record = dataclasses.replace(record, towers=trainee.table)
+    log.say(f"{family.name}: {trainee.count:,} parameters learn; {threads} threads")
+    for line in table_lines(trainee.table):
         log.say(f"  {line}")
     train_mode(plain)
-    fitting = Fitting(steps=step_of, plain=plain, data=data, optimiser=optimiser, step_rows=-(-size // world))
+    fitting = Fitting(
+        steps=steps, plain=plain, data=data.train, optimiser=optimiser, step_rows=-(-size // world)
+    )
     if config.memory:
         fit(fitting, config.memory, family, rules, log, checkpointed=config.speed.checkpointing)
     if rehearsal:
@@ -313,29 +238,28 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     last = progress.step if patience and progress.stale >= patience else total
     log.stage("training", last - progress.step, "steps")
     prepared = time.monotonic() - began
-    metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=step_of.waiting)
+    metrics = Metrics(output, accelerator, log, record.config, progress=progress, waiting=steps.waiting)
     batches: list[list[int]] = []
-    with Interrupt() as interrupt, step_of.feed, epochs:
+    with Interrupt() as interrupt, steps.feed, data.epochs:
         for step in range(progress.step, last):
             if not batches or step % per_epoch == 0:
                 more = (step // per_epoch + 1) * per_epoch < last
-                data = epochs.of(step // per_epoch, ahead=more and config.speed.prefetch)
-                data = past.mixed(data, step // per_epoch)
-                batches = epoch_batches(data.lengths, size, config.seed, step // per_epoch)
+                epoch = data.of(step // per_epoch, ahead=more and config.speed.prefetch)
+                batches = epoch_batches(epoch.lengths, size, config.seed, step // per_epoch)
                 if towers:
-                    towers.attach(data)
-                step_of.begin(data, batches[step % per_epoch :])
-                if steps:
+                    towers.attach(epoch)
+                steps.begin(epoch, batches[step % per_epoch :])
+                if augment:
                     log.stage("training", total - step, "steps")
             batch = batches[step % per_epoch]
             lr = config.lr * factor(step, total, warmup, config.schedule, config.optimiser.shape)
             set_rates(optimiser, lr)
 
-            loss = step_of.gradients(data, batch, config.seed, step)
+            loss = steps.gradients(epoch, batch, config.seed, step)
             if budget:
                 budget.add_gradients()
-            past.pull()
-            norm = processes.clip(learning, config.optimiser.clip, optimiser)
+            rows.past.pull()
+            norm = processes.clip(trainee.learning, config.optimiser.clip, optimiser)
             optimiser.step()
             if budget:
                 budget.after_step(step + 1)
@@ -344,18 +268,16 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
                 average.update(step + 1)
 
             done = step + 1
-            evaluate = bool(held_out) and (done % eval_every == 0 or done == total)
+            evaluate = bool(rows.held_out) and (done % eval_every == 0 or done == total)
             save = done % save_every == 0 or done == total
             stop = metrics.step(
-                done, loss, norm, lr, samples=len(batch), tokens=sum(data.lengths[index] for index in batch),
-                due=evaluate or save, stop=interrupt.asked, named=step_of.named(data, batch),
+                done, loss, norm, lr, samples=len(batch), tokens=sum(epoch.lengths[row] for row in batch),
+                due=evaluate or save, stop=interrupt.asked, named=steps.named(epoch, batch),
             )  # fmt: skip
             if evaluate:
                 # The moving average is what will be used, so it is what is judged and kept.
-                with average.in_place() if average else nullcontext():
-                    rows = step_of.micro_batch
-                    lost = evaluation_loss(plain, token_loss, eval_set, collate, rows, processes)
-                    value = accelerator.reduce(lost).item() / eval_set.supervision(range(len(eval_set)))
+                with trainee.as_used():
+                    value = trainee.evaluated(data.held_out)
                     metrics.evaluated(done, eval_loss=value)
                     progress = progress.judged(done, value)
                     if progress.best_step == done:
@@ -363,8 +285,8 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
                 train_mode(plain)
             enough = evaluate and 0 < patience <= progress.stale
             progress = metrics.noted(dataclasses.replace(progress, step=done))
-            if processes.saves and (save or stop or enough):
-                save_state(output / "last", plain, optimiser, progress, average, budget, writes=main)
+            if save or stop or enough:
+                trainee.save(progress, output / "last")
             if enough:
                 log.say(f"stopped early: {progress.stale} evaluations without a better one")
                 break
@@ -375,19 +297,19 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
                 raise KeyboardInterrupt
 
     # Save: the adapter or model of the best evaluation is there already; without evaluation it is the last.
-    figures = {"steps": float(progress.step), "loss": progress.loss, "trainable": float(count)}
-    if held_out:
+    figures = {"steps": float(progress.step), "loss": progress.loss, "trainable": float(trainee.count)}
+    if rows.held_out:
         figures |= {"eval_loss": progress.best, "best_step": float(progress.best_step)}
     timings = {"prepare": prepared, "train": progress.seconds}
     record = dataclasses.replace(record, state="finished", metrics=figures, timings=timings)
-    token_loss.close()
-    with average.in_place() if average else nullcontext():
-        if not held_out:
+    trainee.loss.close()
+    with trainee.as_used():
+        if not rows.held_out:
             keep(plain, loaded, family, output, record, progress.step, processes)
         conclude(
-            Loaded(plain, loaded.processor), family, output, record, held_out, processes, log,
+            Loaded(plain, loaded.processor), family, output, record, rows.held_out, processes, log,
             answers=config.evaluate.answers,
-            last_is_kept=not held_out or progress.best_step == progress.step,
+            last_is_kept=not rows.held_out or progress.best_step == progress.step,
         )  # fmt: skip
     accelerator.end_training()
     return Run(folder=output, metrics=figures)

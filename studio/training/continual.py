@@ -44,10 +44,9 @@ class Past:
             self.rows = list(load_data(find_data(settings.replay), split="train"))
             self.origins["continual.replay"] = provenance(self.rows)
 
-    def open(self, old: Encoded, after: int) -> Encoded:
-        """Take the old rows' tensors and return them; ``after`` new rows are counted before them."""
+    def open(self, old: Encoded, after: int) -> None:
+        """Take the old rows' tensors; ``after`` new rows are counted before them."""
         self._old, self._after = old, after
-        return old
 
     def count(self, new: int) -> int:
         """Return the rows of an epoch with ``new`` new ones."""

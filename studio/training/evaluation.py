@@ -23,11 +23,10 @@ def evaluation_loss(
     collate: Callable[[Sequence[Batch]], Batch],
     size: int,
     processes: Processes,
-) -> torch.Tensor:
-    """Return the weighted sum [] of this process's share of the loss; divide by ``data.supervision``.
+) -> float:
+    """Return the mean over supervised tokens, of all processes, each of which calls this for its share.
 
-    Batches hold samples of like length, and each process takes its share of them; the model is left in
-    evaluation mode.
+    Batches hold up to ``size`` samples of like length; the model is left in evaluation mode.
     """
     model.eval()
     order = sorted(range(len(data)), key=lambda index: data.lengths[index])
@@ -39,4 +38,5 @@ def evaluation_loss(
         rows, weights = own_part(together, data, processes)
         total += loss(model, collate([data[index] for index in rows]), weights)
     reshard(model)
-    return total
+    whole: torch.Tensor = processes.accelerator.reduce(total)
+    return whole.item() / data.supervision(range(len(data)))

@@ -115,20 +115,14 @@ def read_progress(folder: Path) -> Progress | None:
         ) from None
 
 
-def load_average(folder: Path, average: Average) -> None:
-    """Go on from the averages that were saved; `CheckpointError` if they are damaged or of other weights."""
-    found = _Saved(folder / MEANS)
-    average.load({name: found.read(name) for name in found.shapes})
-
-
-def load_budget(folder: Path, budget: Budget) -> None:
-    """Go on from the importance of ranks that was saved; `CheckpointError` if it is of another run."""
-    found = _Saved(folder / RANKS)
-    budget.load({name: found.read(name) for name in found.shapes})
-
-
-def load_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> None:
-    """Put the saved weights and moments in place, in the model and optimiser as they were built.
+def load_state(
+    folder: Path,
+    model: Any,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None = None,
+    budget: Budget | None = None,
+) -> None:
+    """Put what `save_state` has saved in its place, in what was built as it was then.
 
     Raises:
         CheckpointError: if a file is damaged or does not fit what learns in this run.
@@ -151,6 +145,10 @@ def load_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> No
     state = optimiser.state_dict()
     state["state"] = {at: states[name] for at, name in enumerate(order) if name in states}
     optimiser.load_state_dict(state)
+    for part, name in ((average, MEANS), (budget, RANKS)):
+        if part is not None:
+            found = _Saved(folder / name)
+            part.load({key: found.read(key) for key in found.shapes})
 
 
 def _learning(model: Any) -> Mapping[str, torch.nn.Parameter]:
