@@ -8,14 +8,24 @@ with a picture besides, at weight 0: its loss is nothing, and so are its gradien
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from studio.training.batches import micro_batches
-from studio.training.encoding import Encoded
 from studio.training.processes import Processes
 
 
+class Weighed(Protocol):
+    """What a step takes by index: rows, or pairs of them, of so many tokens and with weights."""
+
+    lengths: list[int]
+    weights: list[float]
+
+    def keys(self, index: int) -> list[str]:
+        """Return the names of the tensors of an index."""
+
+
 def own_parts(
-    batch: Sequence[int], data: Encoded, size: int, processes: Processes, *, tokens: int = 0
+    batch: Sequence[int], data: Weighed, size: int, processes: Processes, *, tokens: int = 0
 ) -> list[tuple[list[int], list[float]]]:
     """Return the micro-batches of a step that are this process's own: rows and their weights.
 
@@ -28,7 +38,7 @@ def own_parts(
 
 
 def own_part(
-    together: Sequence[Sequence[int]], data: Encoded, processes: Processes
+    together: Sequence[Sequence[int]], data: Weighed, processes: Processes
 ) -> tuple[list[int], list[float]]:
     """Return rows and weights for this process, of those that all processes compute ``together``.
 
@@ -44,7 +54,7 @@ def own_part(
     return own + more, weights + [0.0] * len(more)
 
 
-def company(own: Sequence[int], everyone: Sequence[int], data: Encoded) -> list[int]:
+def company(own: Sequence[int], everyone: Sequence[int], data: Weighed) -> list[int]:
     """Return the rows of ``everyone`` that ``own`` lack to have all kinds of tensors; short ones, and few."""
     kinds = {index: frozenset(data.keys(index)) for index in dict.fromkeys(everyone)}
     lacking = set().union(*kinds.values()).difference(*(kinds[index] for index in own))
@@ -56,5 +66,5 @@ def company(own: Sequence[int], everyone: Sequence[int], data: Encoded) -> list[
     return more
 
 
-def _shortest(rows: Sequence[int], data: Encoded) -> int:
+def _shortest(rows: Sequence[int], data: Weighed) -> int:
     return min(rows, key=lambda index: data.lengths[index])

@@ -66,7 +66,7 @@ class Metrics:
         self._accelerator, self._log = accelerator, log
         self._path = folder / FILE
         self._every = 1 if accelerator.device.type == "cpu" else 10
-        self._pending: list[tuple[dict[str, Any], Tensor, Tensor]] = []
+        self._pending: list[tuple[dict[str, Any], Tensor, Tensor, Mapping[str, Tensor]]] = []
         self._origin = time.monotonic() - before.seconds
         self._told = time.monotonic()
         self._samples, self._tokens = before.samples, before.tokens
@@ -114,18 +114,20 @@ class Metrics:
         due: bool,
         stop: bool,
         named: Callable[[], str] = lambda: "",
+        figures: Mapping[str, Tensor] | None = None,
     ) -> bool:
         """Note a finished step: this process's share of its ``loss`` [], and the gradient's ``norm`` [].
 
         ``samples`` and ``tokens`` are those of the step on all processes. ``due`` asks for everything to be
-        written now, ``named`` tells the step's rows. Returns whether to stop: that any process was asked to
-        ``stop``, told to all of them at the same step.
+        written now, ``named`` tells the step's rows. ``figures`` are further ones, each a sum of this process
+        and what to divide it by [2]; one whose divisors are 0 is left out. Returns whether to stop: that any
+        process was asked to ``stop``, told to all of them at the same step.
 
         Raises:
             DivergedError: if a loss or a norm is not finite.
         """
         row = {"step": step, "samples": samples, "tokens": tokens, "lr": lr, "named": named}
-        self._pending.append((row, loss.detach(), norm.detach()))
+        self._pending.append((row, loss.detach(), norm.detach(), figures or {}))
         return self._flush(stop) if due or len(self._pending) >= self._every else False
 
     def evaluated(self, step: int, **figures: float) -> None:
@@ -136,18 +138,22 @@ class Metrics:
 
     def _flush(self, stop: bool) -> bool:
         pending, self._pending = self._pending, []
-        norms = torch.stack([norm for _, _, norm in pending]).tolist()
+        norms = torch.stack([norm for _, _, norm, _ in pending]).tolist()
         flag = torch.tensor(float(stop), device=pending[0][1].device)
-        shares = torch.stack([*(loss for _, loss, _ in pending), flag])
-        *losses, asked = self._accelerator.reduce(shares, reduction="sum").tolist()
+        shares = [torch.stack([*(loss for _, loss, _, _ in pending), flag])]
+        shares += [each.to(flag) for _, _, _, figures in pending for each in figures.values()]
+        found = iter(self._accelerator.reduce(torch.cat(shares), reduction="sum").tolist())
+        losses, asked = [next(found) for _ in pending], next(found)
         now = time.monotonic()
-        samples, tokens = (sum(row[key] for row, _, _ in pending) for key in ("samples", "tokens"))
+        samples, tokens = (sum(row[key] for row, *_ in pending) for key in ("samples", "tokens"))
         rate, speed = (amount / max(now - self._told, 1e-9) for amount in (samples, tokens))
         self._samples, self._tokens, self._told = self._samples + samples, self._tokens + tokens, now
-        for (row, _, _), loss, norm in zip(pending, losses, norms, strict=True):
+        for (row, _, _, more), loss, norm in zip(pending, losses, norms, strict=True):
+            sums = [(name, next(found), next(found)) for name in more]
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise DivergedError(self._broken(row, loss, norm))
             figures = {"loss": loss, "lr": row["lr"], "grad_norm": norm}
+            figures |= {name: total / weight for name, total, weight in sums if weight}
             rates = {"samples_per_s": rate, "tokens_per_s": speed}
             times = {"seconds": self.seconds, "waited": self.waited}
             self._write({"step": row["step"], **figures, **rates, **times})
