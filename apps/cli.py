@@ -25,6 +25,7 @@ COMMANDS = (
     "check",
     "preview",
     "run",
+    "queue",
     "report",
     "convert",
     "card",

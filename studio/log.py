@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -117,5 +119,11 @@ class RichLog:
 
 
 def best_log() -> Log:
-    """Return the live display in a terminal, plain lines elsewhere."""
-    return RichLog() if sys.stderr.isatty() else PlainLog()
+    """Return the live display in a terminal, plain lines elsewhere; TRIPTYCH_STAGE names a file for it."""
+    shown: Log = RichLog() if sys.stderr.isatty() else PlainLog()
+    file = os.environ.get("TRIPTYCH_STAGE")
+    if not file:
+        return shown
+    from studio.stage_file import StageLog
+
+    return StageLog(Path(file), shown)
