@@ -9,6 +9,7 @@ All of it is made from the run's folder alone, at the end of a run or later by `
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from studio.heatmap import page, plain_table
 from studio.runs import Record, read_run
 from studio.sample_card import STYLE as CARD_STYLE
 from studio.sample_card import card
+from studio.training import preference_verdict
 from studio.training.tracking import read_metrics
 from studio.training.verdict import Verdict, judge, running_mean
 from studio.types import Sample
@@ -60,7 +62,9 @@ def write_run_report(folder: Path, samples: Sequence[Sample] = ()) -> Verdict:
     if record is None or not any("loss" in row for row in rows):
         raise CheckpointError(f"{folder} holds no training run: run.json and metrics.jsonl are needed")
     verdict, speed = judge(rows), speeds(rows)
-    drawn = charts(rows)
+    if preferred := preference_verdict.told(record.metrics, rows):
+        verdict = dataclasses.replace(verdict, sentence=f"{preferred} {verdict.sentence}")
+    drawn = charts(rows) + preference_verdict.charts(rows)
     figures = {"verdict": verdict.kind, "sentence": verdict.sentence, "speed": speed, "state": record.state}
     atomic_write(folder / FIGURES, json.dumps({**figures, "metrics": dict(record.metrics)}, indent=2) + "\n")
     atomic_write(folder / PICTURE, chart_picture.picture(drawn[:2]))

@@ -36,12 +36,13 @@ FIGURES = ("rewards_chosen", "rewards_rejected", "margin", "accuracy", "ranking"
 class PreferenceLoss:
     """Computes the weighted sum of a loss over a batch's items, from the log-probabilities of their answers.
 
-    Steps call it as they call a `TokenLoss`. For kto ``z`` [] must be set before.
+    Steps call it as they call a `TokenLoss`; its own one, ``tokens``, which runs the model, is given when the
+    model is there. For kto ``z`` [] must be set before.
     """
 
-    def __init__(self, kind: str, settings: Preference, tokens: TokenLoss) -> None:
-        """Compute ``kind`` of loss (`KINDS`) with ``settings``; ``tokens`` runs the model."""
-        self.kind, self._settings, self._tokens = KINDS[kind], settings, tokens
+    def __init__(self, kind: str, settings: Preference, tokens: TokenLoss | None = None) -> None:
+        """Compute ``kind`` of loss (`KINDS`) with ``settings``."""
+        self.kind, self._settings, self.tokens = KINDS[kind], settings, tokens
         self.beta = self.kind.beta if settings.beta is None else settings.beta
         self._sft = self.kind.sft if settings.sft is None else settings.sft
         self.z: Tensor | None = None
@@ -51,7 +52,8 @@ class PreferenceLoss:
         """Return the weighted sum [] over a batch of as many items as ``weights``, and note the figures."""
         rest = {key: value for key, value in batch.items() if key not in (REFERENCE, GOOD)}
         each = batch[REFERENCE].shape[1]
-        total, tokens = self._tokens.rows(model, rest, each * len(weights))
+        assert self.tokens is not None
+        total, tokens = self.tokens.rows(model, rest, each * len(weights))
         scale = torch.tensor(weights, dtype=torch.float32, device=total.device)
         reference, good = (batch[key].to(total.device) for key in (REFERENCE, GOOD))
         answers = [

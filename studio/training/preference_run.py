@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from studio.assets import find_data
 from studio.data.findings import check_before_training
 from studio.data.lengths import Rules
@@ -34,6 +36,8 @@ from studio.training.preference_rows import (
 )
 from studio.training.processes import Processes
 from studio.training.reference import Reference
+from studio.training.seed import generator
+from studio.training.settings import not_negative
 from studio.types import Sample
 
 
@@ -44,12 +48,14 @@ class Votes:
     hold_out: float = field(
         default=0.2, metadata={"help": "share of rows to hold out by medium, without eval_data; 0: none"}
     )
+    most: int = field(default=0, metadata={"help": "rows to take, drawn at random; 0: all"})
     wrong_answers: bool = field(
         default=False, metadata={"help": "reject another row's answer where a row has only a right one"}
     )
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
+        yield from not_negative(self, "most")
         if not 0 <= self.hold_out < 1:
             yield f"hold_out must be at least 0 and below 1, not {self.hold_out}"
 
@@ -171,7 +177,12 @@ def as_answered(samples: Sequence[Sample]) -> list[Sample]:
 
 def _read(config: Any, path: str, split: str, alone: bool) -> list[Sample]:
     found = read_preferences(find_data(path), split, labels=alone)
-    return wrong_answers(found, config.seed) if config.votes.wrong_answers else found
+    if config.votes.wrong_answers:
+        found = wrong_answers(found, config.seed)
+    if 0 < config.votes.most < len(found):
+        order = torch.randperm(len(found), generator=generator(config.seed, "most"))
+        found = [found[at] for at in sorted(order[: config.votes.most].tolist())]
+    return found
 
 
 def _set(samples: Sequence[Sample], alone: bool) -> Set:

@@ -61,24 +61,25 @@ def conclude(
     *,
     answers: int,
     last_is_kept: bool,
+    use: str = "",
 ) -> None:
     """Write what a finished run leaves for people: answers to held-out rows, the card, the report.
 
-    ``last_is_kept`` says whether the model has the weights that are kept.
+    ``last_is_kept`` says whether the model has the weights that are kept; ``use`` is the command of the card.
     """
     if held_out and answers and processes.world == 1:
         answer_at_the_end(loaded, family, held_out, answers, output, log, last_is_kept=last_is_kept)
     if not processes.main:
         return
-    card(loaded.model, family, output, record)
+    card(loaded.model, family, output, record, use=use)
     shutil.rmtree(output / "encoded", ignore_errors=True)
     write_run(output, record)
     verdict = write_run_report(output, held_out)
     log.say(f"{verdict.sentence} See {output / PAGE}; trained {speed_line(speeds(read_metrics(output)))}")
 
 
-def card(model: Any, family: Family, output: Path, record: Record) -> None:
-    """Write the run's card."""
+def card(model: Any, family: Family, output: Path, record: Record, *, use: str = "") -> None:
+    """Write the run's card, with a command that uses what was learned: by default one that measures it."""
     config, adapter = record.config, has_adapter(model)
     variant = f"{config['model']}+{output}/adapter" if adapter else f"{output}/model"
     write_card(
@@ -87,7 +88,7 @@ def card(model: Any, family: Family, output: Path, record: Record) -> None:
         record,
         summary=f"{'An adapter for' if adapter else 'A full fine-tune of'} `{config['model']}` (family "
         f"{family.name}), trained by the recipe `{record.recipe}` on `{config['data']}`.",
-        use=f"triptych eval {variant} --data {config['eval_data'] or config['data']}",
+        use=use or f"triptych eval {variant} --data {config['eval_data'] or config['data']}",
         tags=("triptych", family.name, str(config["method"])),
     )
 
