@@ -33,6 +33,7 @@ COMMANDS = (
     "eval",
     "app",
     "users",
+    "questions",
     "votes",
     "serve",
     "ls",
@@ -121,7 +122,7 @@ def _denied(error: Exception) -> str | None:
 def _overview() -> str:
     """Return what `triptych --help` shows, each command summed up by its own docstring."""
     folder = Path(__file__).parent / "commands"
-    lines = [f"  {name:<8}{plugins.first_line(folder / f'{name}.py')}" for name in COMMANDS]
+    lines = [f"  {name:<11}{plugins.first_line(folder / f'{name}.py')}" for name in COMMANDS]
     return "\n".join(
         [
             "usage: triptych COMMAND ...",

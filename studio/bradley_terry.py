@@ -45,8 +45,8 @@ def scores(won: Array, prior: float = PRIOR) -> Array:
     return centred
 
 
-def variances(scores: Array, games: Array, prior: float = PRIOR) -> Array:
-    """Return the variance [V, V] of each difference of two scores, in squares of Elo; zeros on the diagonal.
+def covariance(scores: Array, games: Array, prior: float = PRIOR) -> Array:
+    """Return the covariance [V, V] of scores whose mean is 0, in squares of Elo.
 
     That of the observed information (Efron and Hinkley 1978, Biometrika 65, 457): known, and large, for pairs
     that nobody judged, where resampling has nothing to draw from.
@@ -59,9 +59,16 @@ def variances(scores: Array, games: Array, prior: float = PRIOR) -> Array:
     size = len(scores)
     given = games + prior * (1 - np.eye(size))
     spread = np.linalg.inv(_information(given, _chances(scores / ELO)) + 1.0)
-    own = np.diagonal(spread)
-    found: Array = ELO**2 * (own[:, None] + own[None, :] - 2 * spread)
-    np.fill_diagonal(found, 0.0)
+    # Ones were added where the information has none: along all scores together.
+    found: Array = ELO**2 * (spread - 1 / size**2)
+    return found
+
+
+def variances(scores: Array, games: Array, prior: float = PRIOR) -> Array:
+    """Return the variance [V, V] of each difference of two scores, in squares of Elo; see `covariance`."""
+    spread = covariance(scores, games, prior)
+    own = np.diag(spread)
+    found: Array = np.add.outer(own, own) - 2 * spread
     return found
 
 
@@ -78,4 +85,5 @@ def _chances(strength: Array) -> Array:
 def _information(games: Array, chance: Array) -> Array:
     """Return minus the Hessian of the log-likelihood [..., V, V]; its rows add up to 0."""
     weight = games * chance * (1 - chance)
-    return np.eye(weight.shape[-1]) * weight.sum(-1)[..., None] - weight
+    found: Array = np.eye(weight.shape[-1]) * weight.sum(-1)[..., None] - weight
+    return found

@@ -238,7 +238,7 @@ class _Tally:
         return found
 
     def won(self, counts: Counts) -> Array:
-        """Return wins and half the ties [..., V, V] of samples with ``counts`` [..., T] verdicts of each kind."""
+        """Return wins and half the ties [..., V, V] of samples with ``counts`` [..., T] of each kind."""
         found: Array = np.tensordot(counts, self.beaten + self.tied / 2, 1)
         return found
 

@@ -207,18 +207,31 @@ class Store:
             raise TriptychError(f"there is no comparison {number} in store '{self.url}'")
         return found[0]
 
-    def comparisons(self) -> list[Comparison]:
-        """Return all comparisons with their answers, oldest first."""
-        return self._comparisons(sql.true())
+    def comparisons(self, question_set: str = "") -> list[Comparison]:
+        """Return all comparisons, or those of one question set, with their answers, oldest first."""
+        return self._comparisons(COMPARISON.c.question_set == question_set if question_set else sql.true())
 
-    def votes(self, comparison: int | None = None) -> list[Vote]:
-        """Return all votes, or those on one comparison, oldest first."""
+    def votes(self, comparison: int | None = None, question_set: str = "") -> list[Vote]:
+        """Return all votes, or those on one comparison or one question set, oldest first."""
         query = sql.select(VOTE).order_by(VOTE.c.id)
         if comparison is not None:
             query = query.where(VOTE.c.comparison == comparison)
+        if question_set:
+            query = query.join(COMPARISON).where(COMPARISON.c.question_set == question_set)
         with self.begin() as connection:
             rows = _rows(connection, query)
         return [Vote(**row | {"reasons": tuple(row["reasons"])}) for row in rows]
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what changes whenever an answer or a vote is kept: numbers, last keys and last times."""
+        with self.begin() as connection:
+            return tuple(
+                found
+                for table in (ANSWER, VOTE)
+                for found in connection.execute(
+                    sql.select(sql.func.count(), sql.func.max(table.c.id), sql.func.max(table.c.created))
+                ).one()
+            )
 
     def close(self) -> None:
         """Close all connections."""
