@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "triptych app   (the shipped base and every adapter made on it under runs/)\n"
-    "triptych app nano-omni nano-omni+runs/handwriting/adapter ties=runs/merged --port 7860"
+    "triptych app nano-omni nano-omni+runs/handwriting/adapter ties=runs/merged --port 7860\n"
+    "triptych app --blind --accounts db --host 0.0.0.0   (after triptych users add NAME)\n"
+    "triptych app --accounts header:X-Remote-User --proxy 127.0.0.1 --name compare.example.org"
 )
 
 
@@ -34,6 +36,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="where verdicts are kept (TRIPTYCH_DB, or sqlite:///runs/triptych.db)",
     )
     parser.add_argument("--browser", action="store_true", help="open a browser window as well")
+    parser.add_argument(
+        "--blind",
+        action="store_true",
+        help="show no variant's name before the verdict, and let experts judge",
+    )
+    parser.add_argument(
+        "--accounts",
+        metavar="db|FILE|header:NAME",
+        help="who may come in: accounts of the store or of a file (triptych users), or whom a proxy names",
+    )
+    parser.add_argument(
+        "--no-accounts", action="store_true", help="beyond this machine: let everyone in, as an expert"
+    )
+    parser.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a reverse proxy whose word counts: an address or a network; may be said again",
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a name under which people call the app, as the proxy passes it on; may be said again",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,13 +78,15 @@ def run(options: argparse.Namespace) -> int:
         )
     base, variants = one_base(choices)
 
-    from apps.web import launch
+    from apps.web import gates, launch
+    from apps.web.server import is_loopback
     from studio.assets import find_data, shipped
     from studio.data import load_data
     from studio.families import detect
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
+    gates.settle(options.accounts, local=is_loopback(options.host), guests=options.no_accounts)
     set_threads()
     takes = detect(base).modalities
     examples = {name: load_data(find_data(name), split="test")[:50] for name in shipped("data")}
@@ -66,6 +97,11 @@ def run(options: argparse.Namespace) -> int:
         host=options.host,
         port=options.port,
         open_browser=options.browser,
+        blind=options.blind,
+        accounts=options.accounts,
+        guests=options.no_accounts,
+        proxies=options.proxy,
+        names=options.name,
     )
     return 0
 

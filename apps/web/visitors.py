@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from studio.accounts import ROLES
 from studio.errors import TriptychError
 
-ROLES = ("expert", "engineer", "administrator")
-"""What a visitor may be; each may do all that stands before it."""
+SEAT = "triptych.visitor"
+"""Under this key of a request's ASGI scope the guard (`apps.web.guard`) says who it let in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,19 @@ def anyone(request: Any) -> Visitor:
 def judge(request: Any) -> Visitor:
     """Let everyone in as an expert, for a blind app without accounts: nobody there may read the names."""
     return Visitor(name="local")
+
+
+def seated(request: Any) -> Visitor:
+    """Return whom the guard let in, of an app with accounts or beyond the loopback.
+
+    Raises:
+        Refused: the request did not come by the guard.
+    """
+    scope = getattr(getattr(request, "request", None), "scope", None)
+    visitor = scope.get(SEAT) if isinstance(scope, dict) else None
+    if not isinstance(visitor, Visitor):
+        raise Refused("Sign in first.")
+    return visitor
 
 
 class Refused(TriptychError):
