@@ -10,6 +10,7 @@ pseudonym that is drawn when the account is made.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -135,6 +136,9 @@ class FileAccounts:
         found: dict[str, Account] = {}
         for number, row in enumerate(rows, 1):
             account = _account(row, f"{self.path}: account {number}")
+            if not account.rater:  # written by hand: the same pseudonym each time it is read
+                digest = hashlib.sha256(account.name.encode()).hexdigest()
+                account = replace(account, rater=f"rater-{digest[:10]}")
             if account.name in found:
                 raise ConfigError(f"{self.path}: account {number}: '{account.name}' stands there twice")
             found[account.name] = account
