@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -76,14 +76,22 @@ class Desk:
         expected: str | None = None,
     ) -> Round:
         """Begin a round for a visitor; the visitor's round before it is stopped."""
+        names = {label: self.labels[label] for label in read_choice(chosen, self.labels, most=MOST)}
+        keeper = Keeper(self.store, who.name, self.media)
+        return self.start(session, question, names, decoding, keeper, expected)
+
+    def start(
+        self,
+        session: str,
+        question: Question,
+        names: Mapping[str, str],
+        decoding: Decoding,
+        keeper: Keeper,
+        expected: str | None = None,
+    ) -> Round:
+        """Begin a round whose panels have the titles ``names``; the visitor's round before it is stopped."""
         fresh = Round(
-            self.engine,
-            question,
-            {label: self.labels[label] for label in read_choice(chosen, self.labels, most=MOST)},
-            decoding,
-            turn=self._turn,
-            keeper=Keeper(self.store, who.name, self.media),
-            expected=expected,
+            self.engine, question, names, decoding, turn=self._turn, keeper=keeper, expected=expected
         )
         with self._guard:
             before = self._rounds.get(session)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from apps.web.question import Question
 from apps.web.rounds import Panel, Round
@@ -16,12 +18,15 @@ class Keeper:
     """Writes rounds to the store while they run, so that nothing is lost when the app ends.
 
     The store knows media by their SHA-256; with ``media`` a folder, a copy of each stands there as
-    ``<sha256><suffix>``. ``who`` is the visitor's pseudonym.
+    ``<sha256><suffix>``. ``who`` is the visitor's pseudonym, and ``about`` what else is to be kept of the
+    questions (`studio.store.Store.add_comparison`), as the set that they are from.
     """
 
-    def __init__(self, store: Store, who: str, media: Path | None = None) -> None:
+    def __init__(
+        self, store: Store, who: str, media: Path | None = None, about: Mapping[str, Any] | None = None
+    ) -> None:
         """Keep rounds of one visitor."""
-        self.store, self.who, self.media = store, who, media
+        self.store, self.who, self.media, self.about = store, who, media, dict(about or {})
 
     def question(self, asked: Round) -> int | None:
         """Keep a round's question and return its number, or None (told in the log) if that failed."""
@@ -36,6 +41,8 @@ class Keeper:
                     "max_new_tokens": decoding.max_new_tokens,
                     "temperature": decoding.temperature,
                 },
+                asker=self.who,
+                **self.about,
             )
         except Exception:
             traceback.print_exc(file=sys.stderr)
