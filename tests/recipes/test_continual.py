@@ -12,33 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes import sft
-from studio.config import from_dict
 from studio.errors import ConfigError
-from studio.log import QuietLog
 from studio.runs import read_run
 from studio.training.anchor import Anchor
 from studio.training.continual import draw
 from studio.training.tracking import read_metrics
 
 Data = Callable[..., Path]
-
-
-class Seeing(QuietLog):
-    """Interrupts a run after some steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        if "samples_per_s" in figures:
-            self.left -= n
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
-def run(settings: dict[str, Any], log: QuietLog | None = None, **more: Any) -> Path:
-    return sft.run(from_dict(sft.Config, {**settings, **more}), log or QuietLog()).folder
+Train = Callable[..., Path]
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -52,8 +33,8 @@ def moved(one: Path, other: Path) -> float:
 
 
 @pytest.fixture
-def first(settings: dict[str, Any], tmp_path: Path) -> Path:
-    return run(settings, output=str(tmp_path / "first"))
+def first(train: Train, settings: dict[str, Any], tmp_path: Path) -> Path:
+    return train(settings, output=str(tmp_path / "first"))
 
 
 @pytest.fixture
@@ -102,10 +83,10 @@ def test_an_anchor_adds_the_gradient_of_its_penalty() -> None:
 
 
 def test_a_run_goes_on_from_an_adapter_and_replays_the_share_that_was_asked_for(
-    settings: dict[str, Any], second: dict[str, Any]
+    train: Train, settings: dict[str, Any], second: dict[str, Any]
 ) -> None:
     more = {"continual": {"replay": settings["data"], "replay_share": 0.25}, "max_steps": None, "epochs": 2}
-    folder = run(second, **more)
+    folder = train(second, **more)
     record = read_run(folder)
     assert record is not None
     assert set(record.inputs) >= {"data", "continual.replay", "adapter.start"}
@@ -116,49 +97,49 @@ def test_a_run_goes_on_from_an_adapter_and_replays_the_share_that_was_asked_for(
     assert state["samples"] == 24
 
 
-def test_replaying_is_training_on_both_sets(settings: dict[str, Any], second: dict[str, Any]) -> None:
+def test_replaying_is_training_on_both_sets(
+    train: Train, settings: dict[str, Any], second: dict[str, Any]
+) -> None:
     """An epoch as one step has the loss of one set that holds the new and the drawn old rows."""
     one_step = {"max_steps": 1, "batch_size": 12}
     more = {"continual": {"replay": settings["data"], "replay_share": 0.25}}
-    mixed = run(second, **one_step, **more)
+    mixed = train(second, **one_step, **more)
     new = (Path(second["data"]) / "train.jsonl").read_text().splitlines()
     old = (Path(settings["data"]) / "train.jsonl").read_text().splitlines()
     both = Path(second["data"]) / "both.jsonl"  # the media of both sets have the same names and contents
     both.write_text("\n".join([*new, *(old[row] for row in draw(13, 3, 0, 0))]))
-    one = run(second, **one_step, data=str(both), output=second["output"] + "-one")
+    one = train(second, **one_step, data=str(both), output=second["output"] + "-one")
     assert read_metrics(one)[0]["loss"] == pytest.approx(read_metrics(mixed)[0]["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("anchor", ["l2", "ewc"])
 def test_a_stronger_anchor_keeps_the_weights_nearer_to_where_they_began(
-    anchor: str, settings: dict[str, Any], second: dict[str, Any], first: Path, tmp_path: Path
+    train: Train, anchor: str, settings: dict[str, Any], second: dict[str, Any], first: Path, tmp_path: Path
 ) -> None:
     distances = []
     for strength in (None, 1.0, 100.0):
         continual = {"replay": settings["data"], "replay_share": 0.2}
         if strength:
             continual |= {"anchor": anchor, "strength": strength, "fisher_rows": 4}
-        folder = run(second, continual=continual, max_steps=8, output=str(tmp_path / f"{strength}"))
+        folder = train(second, continual=continual, max_steps=8, output=str(tmp_path / f"{strength}"))
         distances.append(moved(folder, first))
     assert distances[0] > distances[1] > distances[2] > 0
     assert (tmp_path / "1.0" / "fisher.safetensors").is_file() == (anchor == "ewc")
 
 
 def test_the_fisher_information_has_mean_one_and_is_kept_for_a_run_that_goes_on(
-    settings: dict[str, Any], second: dict[str, Any], tmp_path: Path
+    train: Train, train_in_two_goes: Train, settings: dict[str, Any], second: dict[str, Any], tmp_path: Path
 ) -> None:
     more = {
         "continual": {"replay": settings["data"], "anchor": "ewc", "strength": 5.0, "fisher_rows": 3},
         "save_every": 1, "max_steps": 5,
     }  # fmt: skip
-    whole = run(second, **more)
+    whole = train(second, **more)
     fisher = load_file(whole / "fisher.safetensors")
     values = torch.cat([value.flatten() for value in fisher.values()])
     assert float(values.mean()) == pytest.approx(1.0, rel=1e-4)
     assert float(values.min()) >= 0
-    with pytest.raises(KeyboardInterrupt):
-        run(second, Seeing(3), **more, output=str(tmp_path / "cut"))
-    cut = run(second, **more, output=str(tmp_path / "cut"))
+    cut = train_in_two_goes(second, 3, **more, output=str(tmp_path / "cut"))
     assert moved(cut, whole) < 1e-6
 
 
@@ -172,9 +153,9 @@ def test_the_fisher_information_has_mean_one_and_is_kept_for_a_run_that_goes_on(
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
-    wrong: dict[str, Any], told: str, settings: dict[str, Any]
+    train: Train, wrong: dict[str, Any], told: str, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=told) as caught:
-        run(settings, continual=wrong)
+        train(settings, continual=wrong)
     assert isinstance(caught.value, ConfigError) or "nowhere" in wrong.values()
     assert not Path(settings["output"]).exists()

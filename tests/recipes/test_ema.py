@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,7 @@ from studio.log import QuietLog
 from studio.training.ema import Average
 from studio.training.tracking import read_metrics
 
-
-class Stopping(QuietLog):
-    """Interrupts a run, as Ctrl-C does, after some steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def advance(self, n: int = 1, **figures: float) -> None:
-        if "samples_per_s" in figures:
-            self.left -= n
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
-def run(settings: dict[str, Any], log: QuietLog | None = None, **more: Any) -> Path:
-    return sft.run(from_dict(sft.Config, {**settings, **more}), log or QuietLog()).folder
+Train = Callable[..., Path]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -75,8 +61,8 @@ def test_a_decay_out_of_range_is_refused_before_anything_is_read() -> None:
         sft.run(from_dict(sft.Config, {"optimiser": {"ema": 1}, "model": "none"}), QuietLog())
 
 
-def test_the_average_is_what_a_run_keeps(settings: dict[str, Any]) -> None:
-    folder = run(settings, optimiser={"warmup": 1, "ema": 0.9}, save_every=1)
+def test_the_average_is_what_a_run_keeps(train: Train, settings: dict[str, Any]) -> None:
+    folder = train(settings, optimiser={"warmup": 1, "ema": 0.9}, save_every=1)
     kept, state = weights(folder), load_file(folder / "last" / "average.safetensors")
     last = load_file(folder / "last" / "weights.safetensors")
     for name, value in kept.items():
@@ -85,12 +71,12 @@ def test_the_average_is_what_a_run_keeps(settings: dict[str, Any]) -> None:
         assert not torch.equal(value, last[inner])
 
 
-def test_an_interrupted_run_ends_with_the_same_average(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_the_same_average(
+    train: Train, train_in_two_goes: Train, settings: dict[str, Any], tmp_path: Path
+) -> None:
     settings |= {"optimiser": {"warmup": 1, "ema": 0.9}, "eval_data": settings["data"], "save_every": 1}
-    whole = run(settings, output=str(tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        run(settings, Stopping(3), output=str(tmp_path / "cut"))
-    cut = run(settings, output=str(tmp_path / "cut"))
+    whole = train(settings, output=str(tmp_path / "whole"))
+    cut = train_in_two_goes(settings, 3, output=str(tmp_path / "cut"))
     assert weights(cut).keys() == weights(whole).keys()
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(cut).items())
     assert [row["eval_loss"] for row in read_metrics(cut) if "eval_loss" in row] == [

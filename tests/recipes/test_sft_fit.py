@@ -20,23 +20,12 @@ from recipes import sft
 from studio.config import from_dict
 from studio.data import load_data
 from studio.errors import ConfigError, TriptychError
-from studio.families import _omni_build
 from studio.log import QuietLog
 from studio.training.rehearsal import Estimate, lines
 from studio.training.save import read_progress
 from studio.training.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a random thinker of which one row needs megabytes."""
-    size = _omni_build.Size(
-        vocabulary=320, hidden=256, layers=8, heads=4, kv_heads=2, inner=2048, vision=32, vision_layers=2,
-        vision_inner=48, audio=32, audio_layers=2, audio_inner=48, tower_heads=2, side=32, mels=32,
-    )  # fmt: skip
-    return _omni_build.build(tmp_path_factory.mktemp("wide"), size, _omni_build.TINY_TEXTS, seed=0)
 
 
 class Saying(QuietLog):
@@ -57,21 +46,6 @@ class Saying(QuietLog):
 
 def losses(folder: Path, key: str = "loss") -> list[float]:
     return [row[key] for row in read_metrics(folder) if key in row]
-
-
-def long_run(settings: dict[str, Any], wide: Path, output: Path, **more: Any) -> dict[str, Any]:
-    """Return settings of a short run on rows of about 100 tokens."""
-    source, file = Path(settings["data"]) / "train.jsonl", Path(settings["data"]) / "long.jsonl"
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
-    for row in rows:
-        turn = row["messages"][0]
-        parts = turn["content"]
-        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
-        turn["content"] = [*parts, {"type": "text", "text": " one two three" * 25}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {"max_steps": 3, "batch_size": 12, "adapter.r": 4, "model": wide, "output": output}
-    plain = {f"speed.{name}": "false" for name in ("prefetch", "tower_cache", "packing")}
-    return {"data": file, "lr": settings["lr"], **common, **plain, **more}
 
 
 def test_a_step_that_is_refused_its_memory_is_done_again_in_halves(
@@ -200,11 +174,9 @@ def test_a_budget_that_is_too_small_says_what_one_row_takes(settings: dict[str, 
 
 
 @pytest.mark.slow
-def test_a_budget_between_one_row_and_all_is_kept(
-    settings: dict[str, Any], wide: Path, tmp_path: Path
-) -> None:
+def test_a_budget_between_one_row_and_all_is_kept(long_rows: dict[str, Any], tmp_path: Path) -> None:
     """The budget lies between what 1 and 12 rows take; what the run takes in the end must be below it."""
-    given = [f"{key}={value}" for key, value in long_run(settings, wide, tmp_path / "a").items()]
+    given = [f"{key}={value}" for key, value in (long_rows | {"output": tmp_path / "a"}).items()]
 
     def call(*more: str) -> subprocess.CompletedProcess[str]:
         """Run in a process of its own: one that ran before keeps memory that it was given."""
