@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -202,7 +202,7 @@ def _generate(
     and 30-second windows around the loop, while a family's prompt already says all there is to say.
     """
     model = _plain(loaded.model)
-    settings = copy.deepcopy(model.generation_config)
+    settings = copy.copy(model.generation_config)  # `generate` makes a deep copy of its own
     width = prompt_ids(batch).shape[-1]
     room = getattr(model.config, "max_target_positions", None) or sys.maxsize
     length = min(width + max_new_tokens, room)
@@ -211,7 +211,7 @@ def _generate(
     settings.update(**_GREEDY, **limit)
     if settings.pad_token_id is None:
         settings.pad_token_id = loaded.processor.tokenizer.pad_token_id
-    with _evaluating(model), torch.inference_mode():
+    with _evaluating(model), _last_only(model), torch.inference_mode():
         ids: Tensor = GenerationMixin.generate(
             model,
             **_moved(batch, model),
@@ -236,12 +236,16 @@ def windows(samples: Sequence[Sample], encode: Encode, size: int) -> Iterator[li
             ((i, encode(samples[i])) for i in places), key=lambda pair: -prompt_ids(pair[1]).shape[-1]
         )
 
+    if len(samples) <= size:  # nothing to be ahead of
+        if samples:
+            yield window(0)
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as ahead:
-        upcoming = ahead.submit(window, 0) if samples else None
+        upcoming = ahead.submit(window, 0)
         for start in range(size, len(samples) + size, size):
-            assert upcoming is not None
             ready = upcoming.result()
-            upcoming = ahead.submit(window, start) if start < len(samples) else None
+            if start < len(samples):
+                upcoming = ahead.submit(window, start)
             yield ready
 
 
@@ -274,6 +278,40 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         if training:
             model.train()
+
+
+@contextmanager
+def _last_only(model: Any) -> Iterator[None]:
+    """Let what comes behind the last attention see each row's last place only; no other is looked at.
+
+    That is the last layer's products and the head: for a vocabulary of 150,000 the scores of a prompt take
+    more memory than all the rest. The residual stream stays [B, L, D]: what is added to it is broadcast, so
+    that its last place is right, and the others are not read any more.
+    """
+    handles = [each.register_forward_pre_hook(_last) for each in _behind(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _behind(model: Any) -> Iterator[Any]:
+    """Yield the modules behind a decoder's last attention that take hidden states [B, L, D]."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return
+    yield head
+    if getattr(model.config, "is_encoder_decoder", False):
+        return
+    last: Any = next(iter(reversed(getattr(model.get_decoder(), "layers", None) or [None])), None)
+    for path in ("mlp", "self_attn.o_proj"):
+        with suppress(AttributeError):
+            yield last.get_submodule(path)
+
+
+def _last(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0][:, -1:], *args[1:]) if args and args[0].dim() == 3 else args
 
 
 def check_settings(

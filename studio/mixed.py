@@ -12,8 +12,8 @@ What a media tower makes of a question is computed once for all variants that le
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,35 +48,59 @@ class Mixed:
     """The factors of several variants, stacked by module."""
 
     def __init__(self, model: Any, variants: Sequence[Modules]) -> None:
-        """Stack the variants' factors in the model's type, on its device, ranks filled up with zeros."""
+        """Stack the variants' factors in the model's type, on its device, ranks filled up with zeros.
+
+        Of each module only the variants that change it are stacked, so that memory is that of the factors.
+        """
         self.model, self.count = model, len(variants)
         self._touched = [frozenset(modules) for modules in variants]
         self._proven: set[tuple[str, ...]] = set()
-        self._stacks: dict[str, tuple[Any, Tensor, Tensor]] = {}
+        self._stacks: dict[str, _Stack] = {}
+        self._made: dict[tuple[int, ...], Sequence[tuple[str, Any, Any]]] = {}
         for path in dict.fromkeys(path for modules in variants for path in modules):
             module = model.get_submodule(path)
             module = getattr(module, "base_layer", getattr(module, "original_module", module))
-            own = [modules.get(path) for modules in variants]
-            rank = max(factors.rank for factors in own if factors is not None)
-            rows, columns = next(factors.shape for factors in own if factors is not None)
-            a = module.weight.new_zeros(self.count, columns, rank)
-            b = module.weight.new_zeros(self.count, rank, rows)
-            for at, factors in enumerate(own):
-                if factors is not None:
-                    a[at, :, : factors.rank] = factors.a.T.to(a)
-                    b[at, : factors.rank] = factors.b.T.to(b)
-            self._stacks[path] = module, a, b
+            own = {at: modules[path] for at, modules in enumerate(variants) if path in modules}
+            rank = max(factors.rank for factors in own.values())
+            rows, columns = next(iter(own.values())).shape
+            a = module.weight.new_zeros(len(own), columns, rank)
+            b = module.weight.new_zeros(len(own), rank, rows)
+            for slot, factors in enumerate(own.values()):
+                a[slot, :, : factors.rank] = factors.a.T.to(a)
+                b[slot, : factors.rank] = factors.b.T.to(b)
+            self._stacks[path] = _Stack(module, {at: slot for slot, at in enumerate(own)}, a, b)
+        self.nbytes = sum(stack.a.nbytes + stack.b.nbytes for stack in self._stacks.values())
 
     @contextmanager
-    def on(self, variants: Sequence[int] | None = None) -> Iterator[None]:
-        """Let the model's rows be those of all variants in order, or of the chosen ones, for the block."""
-        chosen = list(range(self.count)) if variants is None else list(variants)
-        with ExitStack() as stack:
-            for path, (module, a, b) in self._stacks.items():
-                if any(path in self._touched[at] for at in chosen):
-                    each = (a, b) if variants is None else (a[chosen], b[chosen])
-                    stack.callback(module.register_forward_hook(_adding(path, *each)).remove)
+    def on(
+        self,
+        variants: Sequence[int] | None = None,
+        *,
+        within: Sequence[str] = ("",),
+        without: Sequence[str] = (),
+    ) -> Iterator[None]:
+        """Let the model's rows be those of all variants in order, or of the chosen ones, for the block.
+
+        Only modules under the paths ``within``, and under none of ``without``, add anything.
+        """
+        handles = []
+        try:
+            for path, module, hook in self._hooks(tuple(range(self.count) if variants is None else variants)):
+                if _under(path, within) and not _under(path, without):
+                    handles.append(module.register_forward_hook(hook))
             yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, chosen: tuple[int, ...]) -> Sequence[tuple[str, Any, Any]]:
+        """Return what the chosen variants hang on which module; made once."""
+        if chosen not in self._made:
+            found = [(path, stack.module, _pieces(stack, chosen)) for path, stack in self._stacks.items()]
+            self._made[chosen] = [
+                (path, module, _adding(path, len(chosen), pieces)) for path, module, pieces in found if pieces
+            ]
+        return self._made[chosen]
 
     @contextmanager
     def batch(self, loaded: Loaded, family: Family, items: Sequence[Batch]) -> Iterator[Batch]:
@@ -110,7 +134,7 @@ class Mixed:
 
         hook = model.register_forward_pre_hook(give, with_kwargs=True)
         try:
-            with self.on():
+            with self.on(without=[part for feature, _ in kept for part in feature.parts]):
                 yield batch
         finally:
             hook.remove()
@@ -126,7 +150,7 @@ class Mixed:
         towers = [*resting[:1], *touching]
         batch = family.collate(loaded.processor, list(items) * len(towers), "left")
         inputs = _moved(batch, feature, self.model)
-        with self.on(towers), torch.inference_mode():
+        with self.on(towers, within=feature.parts), torch.inference_mode():
             made = feature.compute(self.model, inputs, True)
         if len(towers) > 1 and feature.parts not in self._proven:
             self._prove(loaded, family, items, feature, towers, made)
@@ -150,7 +174,7 @@ class Mixed:
         """
         for at, variant in enumerate(towers):
             batch = _moved(family.collate(loaded.processor, items, "left"), feature, self.model)
-            with self.on([variant]), torch.inference_mode():
+            with self.on([variant], within=feature.parts), torch.inference_mode():
                 alone = feature.compute(self.model, batch, True)
             for each, own in zip(made, alone, strict=True):
                 near = 1e-3 if own.dtype == torch.float32 else 5e-2
@@ -170,18 +194,52 @@ def _moved(batch: Batch, feature: Feature, model: Any) -> Batch:
     }
 
 
-def _adding(path: str, a: Tensor, b: Tensor) -> Any:
-    """Return a hook that adds each variant's ``x @ a @ b`` to its rows of a linear module's output."""
+class _Stack(NamedTuple):
+    """One module's factors: ``a`` [n, in, rank] and ``b`` [n, rank, out] of the ``slots``' variants."""
+
+    module: Any
+    slots: Mapping[int, int]
+    a: Tensor
+    b: Tensor
+
+
+#: Blocks of rows from ``first`` to before ``last``, and the factors of each of them.
+_Piece = tuple[int, int, Tensor, Tensor]
+
+
+def _pieces(stack: _Stack, chosen: Sequence[int]) -> list[_Piece]:
+    """Return the fewest runs of chosen variants whose factors stand one after another; views, no copies."""
+    runs: list[tuple[int, int, int]] = []  # the first row's block, the first slot, and how many follow
+    for block, at in enumerate(chosen):
+        slot = stack.slots.get(at)
+        if slot is None:
+            continue
+        if runs and (block, slot) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        else:
+            runs.append((block, slot, 1))
+    return [
+        (block, block + size, stack.a[slot : slot + size], stack.b[slot : slot + size])
+        for block, slot, size in runs
+    ]
+
+
+def _adding(path: str, count: int, pieces: Sequence[_Piece]) -> Any:
+    """Return a hook that adds ``x @ a @ b`` to the rows of a linear module's output, block by block."""
+    columns, rows, dtype = pieces[0][2].shape[1], pieces[0][3].shape[2], pieces[0][2].dtype
 
     def hook(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.numel() // b.shape[2] % len(a):
+        if output.numel() // rows % count:
             raise NotMixed(f"'{path}' is given its inputs one by one, not those of all variants together")
-        x = args[0].reshape(len(a), -1, a.shape[1]).to(a.dtype)
-        y = output.reshape(len(a), -1, b.shape[2])
-        return torch.baddbmm(y, torch.bmm(x, a), b).view_as(output)
+        x = args[0].reshape(count, -1, columns).to(dtype)
+        y = output.reshape(count, -1, rows)
+        for first, last, a, b in pieces:
+            # In place: nobody else has seen what the linear module made.
+            y[first:last].baddbmm_(torch.bmm(x[first:last], a), b)
+        return y.view_as(output)
 
     return hook
 
 
 def _under(path: str, parts: Sequence[str]) -> bool:
-    return any(path == part or path.startswith(part + ".") for part in parts)
+    return any(not part or path == part or path.startswith(part + ".") for part in parts)
