@@ -78,6 +78,11 @@ class Engine:
         """The variants' names, in the order in which they were given."""
         return tuple(self._variants)
 
+    @property
+    def folders(self) -> dict[str, Path | None]:
+        """The variants that lie in folders, None for the base itself; live ones are not among them."""
+        return {name: each for name, each in self._variants.items() if not isinstance(each, Live)}
+
     def answer(self, name: str, sample: Sample, **settings: Any) -> str:
         """Return one variant's answer to one sample; settings as for `studio.generate.answers`."""
         return self.answers(name, [sample], **settings)[0]
@@ -224,6 +229,19 @@ class Engine:
             return ""
         return why_apart(weights) if is_adapter(weights) else "it is a model of its own"
 
+    def add(self, name: str, path: Path | str) -> None:
+        """Let a folder's adapter or model answer as a further variant, from now on.
+
+        Raises:
+            ConfigError: if there is a variant of that name.
+            CheckpointError: as for a new engine.
+        """
+        self._check(name, Path(path))
+        with self._table:
+            if name in self._variants:
+                raise ConfigError(f"there is a variant '{name}' already; choose another name")
+            self._variants = {**self._variants, name: Path(path)}
+
     def live(self, name: str, modules: Modules, digest: str = "") -> None:
         """Let a variant be these factors, by module, from its next answer on; no file is written or read.
 
@@ -233,15 +251,17 @@ class Engine:
         Raises:
             ConfigError: if a variant of that name lives in a folder.
         """
-        if name in self._variants and not isinstance(self._variants[name], Live):
-            raise ConfigError(f"the variant '{name}' is not a live one; choose another name")
-        digest = digest or _digest(modules)
-        self._variants = {**self._variants, name: Live(modules=dict(modules), digest=digest)}
+        made = Live(modules=dict(modules), digest=digest or _digest(modules))
+        with self._table:
+            if name in self._variants and not isinstance(self._variants[name], Live):
+                raise ConfigError(f"the variant '{name}' is not a live one; choose another name")
+            self._variants = {**self._variants, name: made}
 
     def remove(self, name: str) -> None:
         """Take a variant away; an answer in progress is still given."""
-        self._weights(name)
-        self._variants = {other: weights for other, weights in self._variants.items() if other != name}
+        with self._table:
+            self._weights(name)
+            self._variants = {other: weights for other, weights in self._variants.items() if other != name}
 
     def fingerprint(self, name: str) -> str:
         """Return a sha256 over what decides a variant's answers: weights, processor and precision."""
@@ -283,6 +303,8 @@ class Engine:
         path = self._weights(name)
         if isinstance(path, Live):
             return self._base, path
+        if path is not None and not path.is_dir():
+            raise CheckpointError(f"the folder {path} is gone; was it moved?")
         alone = path is not None and is_adapter(path) and read_note(path).apart
         if path is None or (is_adapter(path) and not alone):
             return self._base, path

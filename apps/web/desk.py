@@ -53,10 +53,14 @@ class Desk:
         self.engine, self.store, self.examples = engine, store, examples
         self.media, self.runs, self.blind = media, runs, blind
         self._visitors = visitors or (judge if blind else anyone)
-        self.labels = labels(engine.names)
         self._turn = threading.Lock()
         self._rounds: dict[str, Round] = {}
         self._guard = threading.Lock()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Label -> name of the variants that may be compared now: live mixes are their makers' alone."""
+        return labels(list(getattr(self.engine, "folders", self.engine.names)))
 
     def admit(self, request: Any, role: str = "expert") -> Visitor:
         """Return who a request comes from; every handler of every page calls this before all else.

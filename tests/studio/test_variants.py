@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from studio.adapters import Factors, add_lora, read_adapter, save_adapter, write_adapter
-from studio.errors import CheckpointError, UnknownName
+from studio.errors import CheckpointError, ConfigError, UnknownName
 from studio.families import family
 from studio.generate import answers
 from studio.types import Loaded, Sample
@@ -265,6 +265,46 @@ def test_fingerprints_follow_the_contents_and_not_the_names(
     settings = (copy / "adapter_config.json").read_text()
     (copy / "adapter_config.json").write_text(settings.replace('"lora_alpha": 32', '"lora_alpha": 16'))
     assert again.fingerprint("copied") != prints["words"]
+
+
+def test_a_folder_joins_a_running_engine_and_its_name_is_its_own(
+    base: Path,
+    folders: dict[str, Path | None],
+    samples: list[Sample],
+    alone: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    engine = Engine(base, {"base": None, "words": folders["words"]})
+    assert engine.answer("words", samples[0], **SETTINGS) == alone["words"][0]
+    assert folders["eyes"] is not None
+    engine.add("eyes", folders["eyes"])
+    assert engine.names == ("base", "words", "eyes")
+    assert engine.answer("eyes", samples[0], **SETTINGS) == alone["eyes"][0]
+    with pytest.raises(ConfigError, match="there is a variant 'eyes' already"):
+        engine.add("eyes", folders["words"] or base)
+    with pytest.raises(CheckpointError, match="no model here"):
+        engine.add("nothing", tmp_path)
+    engine.live("mix", dict(read_adapter(folders["words"] or base).modules))
+    assert engine.answer("mix", samples[0], **SETTINGS) == alone["words"][0]
+    assert "mix" in engine.names
+    assert list(engine.folders) == ["base", "words", "eyes"]
+
+
+def test_an_adapter_that_disappears_is_told_and_the_others_answer_on(
+    base: Path,
+    folders: dict[str, Path | None],
+    samples: list[Sample],
+    alone: dict[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    assert folders["words"] is not None
+    gone = Path(shutil.copytree(folders["words"], tmp_path / "gone"))
+    engine = Engine(base, {"gone": gone, "words": folders["words"]})
+    assert engine.answer("gone", samples[0], **SETTINGS) == alone["words"][0]
+    shutil.rmtree(gone)
+    with pytest.raises(CheckpointError, match="was it moved"):
+        engine.answer("gone", samples[0], **SETTINGS)
+    assert engine.answer("words", samples[0], **SETTINGS) == alone["words"][0]
 
 
 def test_an_unknown_variant_is_answered_with_the_nearest(engine: Engine, samples: list[Sample]) -> None:
