@@ -38,7 +38,7 @@ class Judgement:
 
     ``variants`` stand as they were shown, ``choice`` is the best of them or one of `studio.kept.VERDICTS`;
     ``question`` is the same for all who read the same answers to the same question; ``rater`` is a pseudonym
-    and ``group`` what kind of rater.
+    and ``group`` what kind of rater; ``blind`` says that no names were shown.
     """
 
     variants: tuple[str, ...]
@@ -47,6 +47,7 @@ class Judgement:
     rater: str = ""
     group: str = ""
     domain: str = ""
+    blind: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ def judgements(comparisons: Iterable[Comparison], votes: Iterable[Vote]) -> list
                 rater=vote.rater,
                 group=vote.rater_group,
                 domain=of.domain,
+                blind=of.blind,
             )
         )
     return found

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from studio.bradley_terry import ELO
-from studio.ranking import TIES, Judgement, rank, telling
+from studio.bradley_terry import ELO, scores
+from studio.ranking import TIES, Judgement, telling
 
 #: One-sided chance of an error at which a rater is told to stand out, shared by all raters and both tests.
 ERROR = 0.05
@@ -128,10 +129,10 @@ def raters(judgements: Sequence[Judgement]) -> list[Rater]:
     repeated = consistency(judgements)
     names = sorted({one.rater for one in told if one.rater})
     level = ERROR / max(1, 2 * len(names))
+    votes = Counter(one.rater for one in told)
+    groups = {one.rater: one.group for one in told if one.group}
     found = []
-    for name in names:
-        own = [one for one in told if one.rater == name]
-        usual, expected, spread, decided = _usual(own, [one for one in told if one.rater != name])
+    for name, (usual, expected, spread, decided) in zip(names, _usual(told, names), strict=True):
         same, repeats = repeated.get(name, (0, 0))
         others = [record for rater, record in repeated.items() if rater != name]
         doubts = []
@@ -147,8 +148,8 @@ def raters(judgements: Sequence[Judgement]) -> list[Rater]:
         found.append(
             Rater(
                 rater=name,
-                group=next((one.group for one in own if one.group), ""),
-                votes=len(own),
+                group=groups.get(name, ""),
+                votes=votes[name],
                 same=same,
                 repeats=repeats,
                 usual=usual,
@@ -170,21 +171,31 @@ def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _usual(own: Sequence[Judgement], others: Sequence[Judgement]) -> tuple[int, float, float, int]:
-    """Return pairs won by the others' favourite, the expected number, its deviation, and all pairs."""
-    score = {one.variant: one.score for one in rank(others, resamples=1).standings}
-    usual, expected, variance, decided = 0, 0.0, 0.0, 0
-    for one in own:
-        if one.choice in TIES or one.choice not in score:
-            continue
-        for other in one.variants:
-            if other != one.choice and other in score:
-                chance = 1 / (1 + math.exp(-abs(score[one.choice] - score[other]) / ELO))
-                usual += score[one.choice] >= score[other]
-                expected += chance
-                variance += chance * (1 - chance)
-                decided += 1
-    return usual, expected, float(np.sqrt(variance)), decided
+def _usual(told: Sequence[Judgement], names: Sequence[str]) -> list[tuple[int, float, float, int]]:
+    """Return of each rater the pairs won by the others' favourite, those expected, their deviation, all.
+
+    The others' scores are those of all votes without the rater's.
+    """
+    variants = {name: at for at, name in enumerate(sorted({v for one in told for v in one.variants}))}
+    place = {name: at for at, name in enumerate(names)}
+    beaten = np.zeros((len(names) + 1, len(variants), len(variants)))  # the last are the nameless
+    tied = np.zeros_like(beaten)
+    for one in told:
+        rater = place.get(one.rater, len(names))
+        for a, b in combinations([variants[name] for name in one.variants], 2):
+            if one.choice in TIES:
+                tied[rater, a, b] += 0.5
+                tied[rater, b, a] += 0.5
+            elif variants[one.choice] in (a, b):
+                beaten[rater, variants[one.choice], a + b - variants[one.choice]] += 1
+    won = beaten + tied
+    found = []
+    for own, score in zip(beaten, scores(won.sum(0) - won)[:-1], strict=False):
+        ahead = score[:, None] - score[None, :]
+        chance = 1 / (1 + np.exp(-np.abs(ahead) / ELO))
+        spread = float(np.sqrt((own * chance * (1 - chance)).sum()))
+        found.append((int(own[ahead >= 0].sum()), float((own * chance).sum()), spread, int(own.sum())))
+    return found
 
 
 def _binomial_tail(hits: int, total: int, chance: float) -> float:

@@ -1,0 +1,1 @@
+"""Question sets in the app: a visitor's way through one, and what its page shows."""
