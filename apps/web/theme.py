@@ -128,7 +128,8 @@ def head() -> str:
 
     The style sheet stands here and not in Gradio's ``css``, whose rewriting loses ``@container``.
     """
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
+    styles = [_HERE / "style.css", *sorted(_HERE.glob("*/*.css"))]
+    style = "".join(file.read_text(encoding="utf-8") for file in styles)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return f"<style>{style}</style><script>{script}</script>"
 

@@ -25,14 +25,17 @@ from studio.data.findings.kinds import KINDS
 from studio.data.findings.repair import FILE, Repairs, repair
 from studio.data.findings.source import Source, native, source_of
 from studio.data.formats import convert
+from studio.data.jsonl import load_data
 from studio.errors import DataError
 from studio.log import Log
+from studio.types import Sample
 
 if TYPE_CHECKING:
     from studio.families._gauge import Gauge
 
 #: Of so many rows or more a tenth is held out, at least two and at most a hundred.
 HOLD_OUT, TENTH, MOST = 20, 10, 100
+EXAMPLES = 3
 _HELD_OUT = ("test", "valid", "eval", "dev")
 _EVERY_ROW = 1 << 62
 
@@ -42,7 +45,8 @@ class Taken:
     """A data set to train on: train.jsonl and, with ``held_out`` rows, test.jsonl in ``folder``.
 
     ``report`` is that of the data as they were given, in ``format``; paths in it lie below ``root``.
-    ``learned``, ``held_out`` and ``left_out`` count rows, ``mended`` counts media.
+    ``learned``, ``held_out`` and ``left_out`` count rows, ``mended`` counts media; ``examples`` are the first
+    rows to learn from.
     """
 
     folder: Path
@@ -53,6 +57,9 @@ class Taken:
     held_out: int
     left_out: int
     mended: int
+    pictures: bool
+    sounds: bool
+    examples: tuple[Sample, ...]
 
     @property
     def told(self) -> str:
@@ -95,16 +102,19 @@ def take_in(path: Path, out: Path, gauge: Gauge | None, log: Log) -> Taken:
     if not (out / "train.jsonl").is_file():
         shutil.rmtree(out)
         raise _nothing(report)
-    learned, held = _count(out / "train.jsonl"), _count(out / "test.jsonl")
+    learned, held = load_data(out / "train.jsonl"), _count(out / "test.jsonl")
     return Taken(
         folder=out,
         root=root if root.is_dir() else root.parent,
         format=source.format,
         report=report,
-        learned=learned,
+        learned=len(learned),
         held_out=held,
-        left_out=max(0, report.rows - learned - held),
+        left_out=max(0, report.rows - len(learned) - held),
         mended=mended,
+        pictures=any(row.images for row in learned),
+        sounds=any(row.sounds for row in learned),
+        examples=tuple(learned[:EXAMPLES]),
     )
 
 
