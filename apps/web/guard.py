@@ -66,7 +66,7 @@ _FILE_HEADERS: tuple[Header, ...] = (
     *_HEADERS[1:],
 )
 #: What an answer with a file may say of itself: Gradio's ranged answers repeat the request's headers.
-_OF_FILES = (b"content-", b"accept-ranges", b"last-modified", b"etag")
+_OF_FILES = (b"content-", b"accept-ranges", b"last-modified", b"etag", b"location", b"cache-control")
 _FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"x-gradio-server")
 
 
