@@ -69,7 +69,7 @@ def build(
 
 def _leave_with(app: gr.Blocks, desk: Desk) -> None:
     def leave(request: gr.Request) -> None:
-        desk.leave(request.session_hash or "")
+        desk.leave(request)
 
     app.unload(leave)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.web.question import Question
-from apps.web.rounds import Panel, Round
+from apps.web.rounds import Asked, Panel, Round
 from studio.files import atomic_write, sha256_file
 from studio.store import Store
 
@@ -28,37 +28,59 @@ class Keeper:
         """Keep rounds of one visitor."""
         self.store, self.who, self.media, self.about = store, who, media, dict(about or {})
 
-    def question(self, asked: Round) -> int | None:
+    def question(self, opened: Round) -> int | None:
         """Keep a round's question and return its number, or None (told in the log) if that failed."""
-        decoding = asked.decoding
+        asked = opened.asked
         try:
             return self.store.add_comparison(
                 asked.question.text,
                 list(asked.names.values()),
-                media=[self._medium(path) for path in _media(asked.question)],
-                seed=decoding.seed,
+                media=self._media(asked.question),
+                seed=asked.decoding.seed,
                 decoding={
-                    "max_new_tokens": decoding.max_new_tokens,
-                    "temperature": decoding.temperature,
+                    "max_new_tokens": asked.decoding.max_new_tokens,
+                    "temperature": asked.decoding.temperature,
                 },
+                turns=self._turns(asked),
                 asker=self.who,
-                **self.about,
+                **{
+                    "domain": asked.source.domain,
+                    "question_set": asked.source.question_set,
+                    "question": asked.source.question,
+                    "blind": asked.blind,
+                    **self.about,
+                },
             )
         except Exception:
             traceback.print_exc(file=sys.stderr)
             return None
 
-    def answer(self, asked: Round, panel: Panel) -> bool:
+    def answer(self, opened: Round, panel: Panel) -> bool:
         """Keep one variant's answer; return False (told in the log) if that failed."""
-        if asked.kept is None or panel.state not in ("done", "stopped"):
+        if opened.kept is None or panel.state not in ("done", "stopped"):
             return True
         latency = None if panel.seconds is None else panel.seconds * 1000
         try:
-            self.store.add_answer(asked.kept, asked.names[panel.name], panel.text, latency_ms=latency)
+            name = opened.asked.names[panel.name]
+            self.store.add_answer(opened.kept, name, panel.text, latency_ms=latency)
         except Exception:
             traceback.print_exc(file=sys.stderr)
             return False
         return True
+
+    def _turns(self, asked: Asked) -> list[Mapping[str, Any]]:
+        """Return what was said before; an answer's ``answers`` are those of all variants by name."""
+        if not asked.before:
+            return []
+        turns: list[Mapping[str, Any]] = []
+        for number, past in enumerate(asked.before[asked.best]):
+            turns.append({"role": "user", "text": past.question.text, "media": self._media(past.question)})
+            said = {asked.names[title]: before[number].answer for title, before in asked.before.items()}
+            turns.append({"role": "assistant", "text": past.answer, "media": [], "answers": said})
+        return turns
+
+    def _media(self, question: Question) -> list[str]:
+        return [self._medium(path) for path in (question.picture, question.sound) if path is not None]
 
     def _medium(self, path: Path) -> str:
         digest = sha256_file(path)
@@ -68,7 +90,3 @@ class Keeper:
                 self.media.mkdir(parents=True, exist_ok=True)
                 atomic_write(target, path.read_bytes())
         return digest
-
-
-def _media(question: Question) -> list[Path]:
-    return [path for path in (question.picture, question.sound) if path is not None]

@@ -15,6 +15,61 @@
   };
   const typing = (target) => target.closest?.("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable=true]");
 
+  // The board is drawn anew whenever an answer grows: what must outlive that is put back by `settle`.
+  const marked = () => { try { return localStorage.getItem("triptych-marks") === "on"; } catch { return false; } };
+  const said = document.createElement("p");
+  said.className = "tp-live";
+  said.setAttribute("role", "status");
+  let draft = null;
+  const fields = (board) => [...board.querySelectorAll(".tp-why input, .tp-why select, .tp-why textarea")];
+  const remember = (board) => {
+    draft = {
+      token: board.dataset.token,
+      open: board.querySelector(".tp-why").open,
+      values: fields(board).map((field) => (field.type === "checkbox" ? field.checked : field.value)),
+    };
+  };
+  const recall = (board) => {
+    board.querySelector(".tp-why").open = draft.open;
+    fields(board).forEach((field, at) => {
+      if (field.type === "checkbox") field.checked = draft.values[at];
+      else field.value = draft.values[at];
+    });
+  };
+  const settle = () => {
+    if (!said.isConnected) document.body.append(said);
+    document.documentElement.classList.toggle("tp-marked", marked());
+    for (const button of document.querySelectorAll(".tp-marks")) {
+      if (button.ariaPressed !== String(marked())) button.ariaPressed = String(marked());
+    }
+    for (const board of document.querySelectorAll(".tp-board:not([data-settled])")) {
+      board.dataset.settled = "";
+      if (said.textContent !== board.dataset.spoken) said.textContent = board.dataset.spoken;
+      if (draft && board.dataset.token === draft.token && board.querySelector(".tp-why")) recall(board);
+      for (const answer of board.querySelectorAll(".tp-answer")) {
+        if (answer.closest(".tp-answering")) answer.scrollTop = answer.scrollHeight;
+        else answer.scrollTop = (answer.querySelector(".tp-now")?.offsetTop ?? 0) - answer.offsetTop;
+      }
+    }
+  };
+  window.triptych = {
+    verdict(button) {
+      const board = button.closest(".tp-board");
+      const all = (selector) => [...board.querySelectorAll(selector)];
+      const value = (name) => board.querySelector(`[name=${name}]`)?.value ?? "";
+      return {
+        vote: button.dataset.vote,
+        token: board.dataset.token,
+        reasons: all(".tp-reason input:checked").map((box) => box.value),
+        scores: all(".tp-score").filter((cell) => cell.value).map((cell) => (
+          { place: Number(cell.dataset.place), criterion: cell.dataset.criterion, points: Number(cell.value) }
+        )),
+        note: value("tp-note"),
+        correction: value("tp-correction"),
+      };
+    },
+  };
+
   document.documentElement.lang = "en";
   paint();
   system.addEventListener("change", paint);
@@ -28,6 +83,7 @@
         field.role = "group";
         field.ariaLabel = name;
       }
+      settle();
     }).observe(document.body, { childList: true, subtree: true });
     new MutationObserver(() => {
       if (document.body.classList.contains("dark") !== dark()) paint();
@@ -36,7 +92,18 @@
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
   else ready();
 
+  for (const kind of ["input", "toggle"]) {
+    document.addEventListener(kind, (event) => {
+      const board = event.target.closest?.(".tp-why")?.closest(".tp-board[data-token]");
+      if (board) remember(board);
+    }, true);
+  }
+
   document.addEventListener("click", async (event) => {
+    if (event.target.closest(".tp-marks")) {
+      try { localStorage.setItem("triptych-marks", marked() ? "off" : "on"); } catch { /* not remembered */ }
+      settle();
+    }
     if (event.target.closest("#tp-theme")) {
       try { localStorage.setItem("triptych-theme", dark() ? "light" : "dark"); } catch { /* private window */ }
       paint();
@@ -50,7 +117,7 @@
         setTimeout(() => copy.classList.remove("tp-copied"), 1200);
       } catch { /* the browser keeps the clipboard closed */ }
     }
-    if (event.target.closest("#tp-send, #tp-again") && window.innerWidth < 900) {
+    if (event.target.closest("#tp-send, #tp-again, #tp-further") && window.innerWidth < 900) {
       document.querySelector("#tp-answers")?.scrollIntoView({ behavior: "smooth", block: "start" });
     }
   });
@@ -77,7 +144,8 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      if (press("#tp-send")) event.preventDefault();
+      const follows = event.target.closest?.("#tp-follow");
+      if (press(follows ? "#tp-further" : "#tp-send")) event.preventDefault();
     } else if (event.key === "Escape") {
       press("#tp-stop");
     } else if (!event.ctrlKey && !event.metaKey && !event.altKey && !typing(event.target)) {

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from apps.web.ballot import VOTES, best_button, verdict_html
+from apps.web.difference import Piece, differences
+from apps.web.question import Exchange, Question
 from apps.web.rounds import OVER, Panel
+from apps.web.voting import Ballot
+
+__all__ = ["LETTERS", "VOTES", "panels_html", "visible"]
 
 LETTERS = "ABCD"
-_VERDICTS = {"tie": ("Tie", "T"), "both bad": ("All bad", "B"), "skip": ("Skip", "S")}
-
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _STATES = {
     "ready": "Ready",
@@ -23,6 +27,10 @@ _COPY = (
     '<svg viewBox="0 0 16 16" aria-hidden="true"><rect x="5.5" y="5.5" width="8" height="8" rx="1.5"/>'
     '<path d="M10.5 3.2A1.5 1.5 0 0 0 9 2.5H4A1.5 1.5 0 0 0 2.5 4v5a1.5 1.5 0 0 0 .7 1.3"/></svg>'
 )
+_MARKS = (
+    '<p class="tp-tools"><button type="button" class="tp-marks" aria-pressed="false">'
+    "Mark differences</button></p>"
+)
 
 
 def panels_html(
@@ -30,29 +38,52 @@ def panels_html(
     *,
     expected: str | None = None,
     matches: Sequence[bool] = (),
+    ballot: Ballot | None = None,
     votable: bool = False,
     vote: str | None = None,
+    blind: bool = False,
+    revealed: Sequence[str] = (),
+    question: Question | None = None,
     problem: str = "",
 ) -> str:
-    """Return the answers side by side, with the verdict row when ``votable``.
+    """Return the answers side by side, with the row of verdicts when there is a ``ballot``, or ``votable``.
 
     ``expected`` is the example's reference answer, shown once all answers are in, and ``matches``
-    says which panels equal it; ``vote`` is the verdict that was given; ``problem`` a sentence about
-    the question itself.
+    says which panels equal it; ``vote`` is the verdict that was given; ``blind`` leaves out what could
+    tell variants apart until the names are ``revealed``, one a panel; ``question`` is shown
+    where the panels show a conversation; ``problem`` is a sentence about the question itself.
     """
-    over = all(panel.state in OVER for panel in panels)
+    over, votable = all(panel.state in OVER for panel in panels), votable or ballot is not None
     matched = list(matches) if over and matches else [False] * len(panels)
-    parts = [f'<div class="tp-board" data-count="{len(panels)}">']
-    parts.append(f'<p class="tp-live" role="status">{escape(_spoken(panels, problem, vote))}</p>')
+    names = list(revealed) or [""] * len(panels)
+    texts = [visible(panel.text) for panel in panels]
+    differing = over and sum(bool(text) for text in texts) > 1
+    pieces = differences(texts) if differing else [[(text, False)] for text in texts]
+    token = f' data-token="{escape(ballot.token)}"' if ballot and not vote else ""
+    spoken = escape(_spoken(panels, vote, names) if not problem else "")
+    parts = [f'<div class="tp-board" data-count="{len(panels)}" data-spoken="{spoken}"{token}>']
     parts.append(f'<p class="tp-problem" role="alert">{escape(problem)}</p>' if problem else "")
     if expected and over:
         parts.append(f'<p class="tp-expected"><b>Expected</b> <span>{escape(expected)}</span></p>')
+    parts.append(_MARKS if differing else "")
     parts.append('<div class="tp-panels">')
-    for place, (panel, match) in enumerate(zip(panels, matched, strict=True)):
-        parts.append(_panel(place, panel, match, votable, vote))
+    for place, panel in enumerate(panels):
+        timed = not blind or bool(revealed)
+        badge = '<span class="tp-match">as expected</span>' if matched[place] else ""
+        chosen = votable and vote == panel.name
+        classes = f"tp-panel tp-{panel.state}" + (" tp-chosen" if chosen else "")
+        parts.append(
+            f'<article class="{classes}" data-place="{place}" aria-labelledby="tp-name-{place}"'
+            f' aria-busy="{str(panel.state == "answering").lower()}">'
+            f"{_header(place, panel, names[place], badge)}"
+            f'<div class="tp-answer" tabindex="0" role="group" aria-label="Answer of {escape(panel.name)}">'
+            f"{_talk(panel, question)}{_body(panel, pieces[place])}</div>"
+            f"<footer>{_figures(panel, timed)}{_buttons(place, panel, votable, vote)}</footer></article>"
+        )
     parts.append("</div>")
     if votable:
-        parts.append(_verdict(vote))
+        judged = {place: panel.name for place, panel in enumerate(panels) if panel.state != "failed"}
+        parts.append(verdict_html(ballot, judged, vote))
     parts.append("</div>")
     return "".join(parts)
 
@@ -62,27 +93,42 @@ def visible(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def _panel(place: int, panel: Panel, match: bool, votable: bool, vote: str | None) -> str:
+def _header(place: int, panel: Panel, revealed: str, badge: str) -> str:
     letter, name = LETTERS[place], escape(panel.name)
-    chosen = votable and vote == panel.name
-    classes = f"tp-panel tp-{panel.state}" + (" tp-chosen" if chosen else "")
-    badge = '<span class="tp-match">as expected</span>' if match else ""
+    title = f'title="{name}">{name}'
+    if panel.name == letter:  # its circle shows it
+        title = f'title="{escape(revealed)}"><span class="tp-live">Answer {letter} </span>{escape(revealed)}'
     return (
-        f'<article class="{classes}" data-place="{place}" aria-labelledby="tp-name-{place}"'
-        f' aria-busy="{str(panel.state == "answering").lower()}">'
         f'<header><span class="tp-letter" aria-hidden="true">{letter}</span>'
-        f'<h3 id="tp-name-{place}" title="{name}">{name}</h3>{badge}'
+        f'<h3 id="tp-name-{place}" {title}</h3>{badge}'
         f'<span class="tp-state">{_STATES[panel.state]}</span></header>'
-        f'<div class="tp-answer" tabindex="0">{_body(panel)}</div>'
-        f"<footer>{_figures(panel)}{_buttons(place, panel, votable, vote)}</footer></article>"
     )
 
 
-def _body(panel: Panel) -> str:
+def _talk(panel: Panel, question: Question | None) -> str:
+    """Return what was asked and answered before, and the question now, if there was anything."""
+    if not panel.before:
+        return ""
+    now = _asked(question) if question is not None else ""
+    return "".join(map(_past, panel.before)) + f'<div class="tp-now">{now}</div>'
+
+
+def _past(exchange: Exchange) -> str:
+    answer = escape(visible(exchange.answer))
+    return f'{_asked(exchange.question)}<p class="tp-past">{answer}</p>'
+
+
+def _asked(question: Question) -> str:
+    media = [word for word, path in (("picture", question.picture), ("recording", question.sound)) if path]
+    words = question.text or f"({' and '.join(media)})"
+    return f'<p class="tp-turn"><span class="tp-live">You asked: </span>{escape(words)}</p>'
+
+
+def _body(panel: Panel, pieces: Sequence[Piece]) -> str:
     if panel.state == "ready":
         return '<p class="tp-hint">Its answer will appear here.</p>'
     if panel.state == "waiting":
-        return '<p class="tp-hint">Answers after the panel before it.</p>'
+        return '<p class="tp-hint">Waiting until it can begin.</p>'
     if panel.state == "failed":
         return f'<p class="tp-note">{escape(panel.note)}</p>'
     if panel.state == "answering":
@@ -93,15 +139,27 @@ def _body(panel: Panel) -> str:
             "Stopped before it said anything." if panel.state == "stopped" else "It answered with nothing."
         )
         return f'<p class="tp-hint">{words}</p>'
-    return f'<p class="tp-text">{escape(visible(panel.text))}</p>'
+    return f'<p class="tp-text">{"".join(map(_piece, pieces))}</p>'
 
 
-def _figures(panel: Panel) -> str:
-    if panel.seconds is None or panel.state not in OVER:
+def _piece(piece: Piece) -> str:
+    text, alone = piece
+    return f"<mark>{escape(text)}</mark>" if alone else escape(text)
+
+
+def _figures(panel: Panel, timed: bool) -> str:
+    if panel.state not in OVER or (panel.seconds is None and not panel.text):
         return '<p class="tp-figures"></p>'
-    words = f"{panel.words} word{'' if panel.words == 1 else 's'}"
-    first = "" if panel.first is None else f" title='first word after {panel.first:.2f} s'"
-    return f'<p class="tp-figures"><span{first}>{panel.seconds:.2f} s</span><span>{words}</span></p>'
+    words = f"<span>{panel.words} word{'' if panel.words == 1 else 's'}</span>"
+    if not timed or panel.seconds is None:
+        return f'<p class="tp-figures">{words}</p>'
+    how, told = "alone", "It had the machine to itself"
+    if panel.together > 1:
+        how, told = f"of {panel.together} at once", f"{panel.together} variants answered in one batch"
+    if panel.first is not None:
+        told += f"; first word after {panel.first:.2f} s"
+    time = f'<span title="{told}">{panel.seconds:.2f} s <small>{how}</small></span>'
+    return f'<p class="tp-figures">{time}{words}</p>'
 
 
 def _buttons(place: int, panel: Panel, votable: bool, vote: str | None) -> str:
@@ -113,34 +171,15 @@ def _buttons(place: int, panel: Panel, votable: bool, vote: str | None) -> str:
         )
     pressed = vote == panel.name
     if votable and panel.state != "failed" and (pressed or not vote):
-        word = "Your choice" if pressed else "Best"
-        best = (
-            f'<button type="button" class="tp-vote" data-vote="{place}" aria-pressed="{str(pressed).lower()}"'
-            f' aria-keyshortcuts="{place + 1}"{" disabled" if vote else ""}'
-            f' aria-label="{name} is the best">{word}<kbd>{place + 1}</kbd></button>'
-        )
+        best = best_button(place, panel.name, pressed, bool(vote))
     return f'<span class="tp-actions">{copy}{best}</span>'
 
 
-def _verdict(vote: str | None) -> str:
-    buttons = "".join(
-        f'<button type="button" class="tp-vote" data-vote="{key}" aria-pressed="{str(vote == key).lower()}"'
-        f' aria-keyshortcuts="{letter}"{" disabled" if vote else ""}>{word}<kbd>{letter}</kbd></button>'
-        for key, (word, letter) in _VERDICTS.items()
-        if vote in (None, key)
-    )
-    words = "Thank you, your verdict is kept." if vote else "Which answer is best?"
-    return (
-        f'<div class="tp-verdict" role="group" aria-label="Your verdict"><span>{words}</span>{buttons}</div>'
-    )
-
-
-def _spoken(panels: Sequence[Panel], problem: str, vote: str | None) -> str:
+def _spoken(panels: Sequence[Panel], vote: str | None, names: Sequence[str]) -> str:
     """Return what a screen reader says; it changes once per answer, not once per word."""
-    if problem:
-        return ""
     if vote:
-        return "Your verdict is kept."
-    if all(panel.state == "ready" for panel in panels):
-        return ""
-    return " ".join(f"{panel.name}: {_STATES[panel.state].lower()}." for panel in panels)
+        real = [f"{panel.name} is {name}." for panel, name in zip(panels, names, strict=True) if name]
+        return " ".join(["Your verdict is kept.", *real])
+    return " ".join(
+        f"{panel.name}: {_STATES[panel.state].lower()}." for panel in panels if panel.state in OVER
+    )

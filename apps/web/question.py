@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ class Question:
     sound: Path | None = None
 
     @property
-    def sample(self) -> Sample:
-        """The question as a conversation of one turn: picture, sound, text, in this order."""
+    def turn(self) -> Turn:
+        """The question as a turn: picture, sound, text, in this order."""
         parts: list[Part] = []
         if self.picture is not None:
             parts.append(Image(path=self.picture))
@@ -33,7 +33,28 @@ class Question:
             parts.append(Sound(path=self.sound))
         if self.text:
             parts.append(Text(text=self.text))
-        return Sample(turns=(Turn(role="user", parts=tuple(parts)),))
+        return Turn(role="user", parts=tuple(parts))
+
+    @property
+    def sample(self) -> Sample:
+        """The question as a conversation of one turn."""
+        return conversation((), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A question that was asked before, and what one variant answered."""
+
+    question: Question
+    answer: str
+
+
+def conversation(before: Sequence[Exchange], question: Question) -> Sample:
+    """Return what was said before and the question after it, as a variant is given them."""
+    turns: list[Turn] = []
+    for past in before:
+        turns += [past.question.turn, Turn(role="assistant", parts=(Text(text=past.answer),))]
+    return Sample(turns=(*turns, question.turn))
 
 
 def read_question(picture: Any, sound: Any, text: Any, uploads: Path) -> Question:
@@ -51,12 +72,9 @@ def read_question(picture: Any, sound: Any, text: Any, uploads: Path) -> Questio
         picture=_path(picture, "picture", uploads),
         sound=_path(sound, "recording", uploads),
     )
-    if not question.sample.turns[0].parts:
+    if not question.turn.parts:
         raise DataError("Nothing to ask yet: add a picture, a recording or a text.")
-    if len(question.text) > MAX_CHARACTERS:
-        raise DataError(
-            f"The text has {len(question.text)} characters; at most {MAX_CHARACTERS} are allowed."
-        )
+    _check_length(question.text)
     try:
         if question.picture is not None:
             load_image(question.picture)
@@ -64,6 +82,19 @@ def read_question(picture: Any, sound: Any, text: Any, uploads: Path) -> Questio
             read_sound(question.sound)
     except TriptychError as error:
         raise DataError(without_paths(str(error), question)) from None
+    return question
+
+
+def read_follow_up(text: Any) -> Question:
+    """Return what is asked after an answer: a text alone, about the media that were there before.
+
+    Raises:
+        DataError: there is no text, or it is too long.
+    """
+    question = Question(text=text.strip() if isinstance(text, str) else "")
+    if not question.text:
+        raise DataError("Nothing to ask yet: write what you want to know further.")
+    _check_length(question.text)
     return question
 
 
@@ -82,15 +113,21 @@ def read_choice(chosen: Any, known: Collection[str], least: int = 2, most: int =
     return labels
 
 
-def without_paths(sentence: str, question: Question) -> str:
+def without_paths(sentence: str, *questions: Question) -> str:
     """Return an error sentence as the page may show it: places on this machine replaced by words."""
-    sentence = sentence.removeprefix(f"{question.sample.where}: ")
-    for path, word in ((question.picture, "picture"), (question.sound, "recording")):
+    sentence = sentence.removeprefix(f"{Question().sample.where}: ")
+    media = [(asked.picture, "picture") for asked in questions]
+    for path, word in (*media, *((asked.sound, "recording") for asked in questions)):
         if path is not None:
             for spelling in (f"picture '{path}'", f"sound '{path}'", f"'{path}'", str(path)):
                 sentence = sentence.replace(spelling, f"the {word}")
     sentence = sentence[:1].upper() + sentence[1:]
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(f"The text has {len(text)} characters; at most {MAX_CHARACTERS} are allowed.")
 
 
 def _path(upload: Any, word: str, uploads: Path) -> Path | None:

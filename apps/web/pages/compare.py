@@ -1,8 +1,11 @@
-"""The Compare page: choose variants, ask with picture, sound and text, read the answers side by side."""
+"""The Compare page: ask with picture, sound and text, read the answers side by side, say which is best.
+
+Engineers choose the variants, and may hide their names; for experts, and in a blind app, variants are drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +13,19 @@ from typing import Any
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
-from apps.web.desk import MOST, Desk, first_choice
+from apps.web.ballot import VOTES
+from apps.web.desk import MOST, Desk, first_choice, why_not_further
+from apps.web.draw import shuffled
 from apps.web.examples import Example
-from apps.web.question import MAX_CHARACTERS, read_question
-from apps.web.rounds import Decoding, Round
+from apps.web.pages import _compare_parts as parts
+from apps.web.pages._form_editor import FormEditor
+from apps.web.panels import LETTERS
+from apps.web.question import read_follow_up, read_question
+from apps.web.rounds import Round, Source
 from apps.web.visitors import Visitor
-from studio.errors import DataError, TriptychError
+from studio.errors import TriptychError
 
 TITLE, PLACE, ROLE = "Compare", 10, "expert"
-_FEW = 12
-"""Up to so many variants are shown as chips, more in a list that can be searched."""
-LONGEST, HOTTEST = 256, 1.5
-_VOTES = (
-    "element.addEventListener('click', (event) => {"
-    " const button = event.target.closest('.tp-vote');"
-    " if (button && !button.disabled) trigger('select', {vote: button.dataset.vote}); });"
-)
 _CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -57,97 +57,74 @@ class _Compare:
                 gr.HTML("<span>Try an example</span>", apply_default_css=False, elem_classes="tp-lead")
                 for domain in self.desk.examples.domains:
                     self.domains.append(gr.Button(domain, size="sm", min_width=0, elem_classes="tp-chip"))
-        self.picture = gr.Image(
-            label="Picture",
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "webcam", "clipboard"],
-            height=190,
-            buttons=["fullscreen"],
-            placeholder="Drop a picture, or click to choose one",
-            alt_text="The picture of the question",
-            elem_id="tp-picture",
-        )
-        self.sound = gr.Audio(
-            label="Recording",
-            type="filepath",
-            sources=["upload", "microphone"],
-            buttons=[],
-            waveform_options=gr.WaveformOptions(waveform_color="#a79d90", waveform_progress_color="#2a7b7f"),
-            elem_id="tp-sound",
-        )
-        self.text = gr.Textbox(
-            label="Text",
-            placeholder="Ask about the picture or the recording",
-            lines=1,
-            max_lines=6,
-            max_length=MAX_CHARACTERS,
-            elem_id="tp-text",
-        )
+        with gr.Column(elem_id="tp-media", min_width=0):
+            self.picture, self.sound = parts.picture(), parts.sound()
+        self.text = parts.text()
         with gr.Row(elem_id="tp-buttons"):
             self.send = gr.Button("Send", variant="primary", elem_id="tp-send", min_width=0)
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="tp-stop", min_width=0)
             self.again = gr.Button("Retry", interactive=False, elem_id="tp-again", min_width=0)
             self.clear = gr.Button("Clear", elem_id="tp-clear", min_width=0)
-        with gr.Accordion("Decoding, the same for all", open=False, elem_id="tp-decoding"):
-            self.length = gr.Slider(8, LONGEST, value=48, step=8, label="Longest answer, in tokens")
-            self.temperature = gr.Slider(
-                0,
-                HOTTEST,
-                value=0,
-                step=0.1,
-                label="Temperature",
-                info="0 is exact: the same answer every time",
-            )
-            self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed")
+        self.decoding = parts.decoding()
 
     def _answers(self) -> None:
-        names = list(self.desk.labels)
-        kind = gr.CheckboxGroup if len(names) <= _FEW else gr.Dropdown
-        extra: dict[str, Any] = {} if kind is gr.CheckboxGroup else {"multiselect": True, "max_choices": MOST}
-        self.chosen = kind(
-            names,
-            value=first_choice(list(self.desk.labels)),
-            label=f"Variants, 2 to {MOST}",
-            elem_id="tp-variants",
-            **extra,
-        )
-        self.board = gr.HTML(
-            self.desk.board("", first_choice(list(self.desk.labels))),
-            apply_default_css=False,
-            js_on_load=_VOTES,
-            elem_id="tp-board",
-        )
+        self.chosen = parts.variants(len(self.desk.labels))
+        with gr.Row(elem_id="tp-choice"):
+            self.count = gr.Radio([2, 3, 4], value=2, label="Answers side by side", visible=False)
+            self.blind = gr.Checkbox(
+                label="Hide the names until the verdict", visible=False, elem_id="tp-blind"
+            )
+        self.board = gr.HTML("", apply_default_css=False, js_on_load=VOTES, elem_id="tp-board")
+        with gr.Row(visible=False, elem_id="tp-follow") as self.row:
+            self.further = parts.further()
+            self.go_on = gr.Button("Ask further", elem_id="tp-further", min_width=0, scale=0)
+        self.editor = FormEditor(self.desk)
 
     def _connect(self) -> None:
-        buttons = [self.send, self.stop, self.again, self.chosen]
-        decoding = [self.length, self.temperature, self.seed]
+        changed = [self.board, self.send, self.stop, self.again, self.chosen, self.row]
         asked = [self.picture, self.sound, self.text, self.example]
+        whom = [self.chosen, self.blind, self.count]
+        once: dict[str, Any] = {"preprocess": False, "trigger_mode": "once", **_CLOSED}
+        gr.on([self.send.click, self.text.submit], self.ask, [*asked, *whom, *self.decoding], changed, **once)
+        self.again.click(self.ask_again, [*whom, *self.decoding], changed, **once)
         gr.on(
-            [self.send.click, self.text.submit],
-            self.ask,
-            [*asked, self.chosen, *decoding],
-            [self.board, *buttons],
-            preprocess=False,
-            trigger_mode="once",
-            **_CLOSED,
-        )
-        self.again.click(
-            self.ask_again, [self.chosen, *decoding], [self.board, *buttons], trigger_mode="once", **_CLOSED
+            [self.go_on.click, self.further.submit],
+            self.ask_further,
+            [self.further, *self.decoding],
+            [*changed, self.further],
+            **once,
         )
         self.stop.click(self.halt, queue=False, **_CLOSED)
-        self.chosen.input(
+        gr.on(
+            [self.chosen.input, self.blind.input, self.count.input],
             self.choose,
-            self.chosen,
+            whom,
             [self.chosen, self.board],
             queue=False,
+            preprocess=False,
             trigger_mode="always_last",
             **_CLOSED,
         )
-        self.board.select(self.vote, None, self.board, queue=False, **_CLOSED)
+        self.board.select(self.vote, None, [self.board, self.row], queue=False, **_CLOSED)
         self.clear.click(self.empty, None, asked, queue=False, **_CLOSED)
         for domain, button in zip(self.desk.examples.domains, self.domains, strict=True):
             button.click(self._shower(domain), self.turns, [*asked, self.turns], queue=False, **_CLOSED)
+        shown = [self.chosen, self.blind, self.count, self.board, *self.editor.components]
+        gr.on(None, self.arrive, None, shown, queue=False, **_CLOSED)
+
+    def arrive(self, request: gr.Request) -> tuple[Any, ...]:
+        """Fill the page for whoever opened it: what is sent to everyone names no variant."""
+        seat, who = self._visitor(request)
+        labels, engineer = list(self.desk.labels), who.may("engineer")
+        first = first_choice(labels)
+        titles = first if engineer and not self.desk.blind else list(LETTERS[:2])
+        return (
+            gr.update(choices=labels, value=first, visible=True) if engineer else gr.skip(),
+            gr.update(visible=True, value=self.desk.blind) if engineer else gr.skip(),
+            gr.skip() if engineer or len(labels) < 3 else gr.update(visible=True),
+            self.desk.board(seat, titles),
+            *self.editor.updates(who),
+        )
 
     def ask(
         self,
@@ -156,74 +133,101 @@ class _Compare:
         text: Any,
         example: Example | None,
         chosen: Any,
+        blind: Any,
+        count: Any,
         tokens: Any,
         temperature: Any,
         seed: Any,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        """Send the question on the page to the chosen variants, and yield the board as they answer."""
-        session, who = self._visitor(request)
+        """Send the question on the page to the variants, and yield the board as they answer."""
+        seat, who = self._visitor(request)
         try:
             question = read_question(picture, sound, text, Path(self.picture.GRADIO_CACHE))
-            if example is not None and example.question != question:
-                example = None
-            expected = example.expected if example else None
-            opened = self.desk.open(
-                session, who, question, chosen, _decoding(tokens, temperature, seed), expected
-            )
+            source = Source()
+            if example is not None and example.question == question:
+                source = Source(domain=example.domain, expected=example.expected)
+            names, hide = self._whom(who, chosen, blind, count)
+            decoding = parts.read_decoding(tokens, temperature, seed)
+            opened = self.desk.open(seat, who, question, names, decoding, blind=hide, source=source)
         except TriptychError as error:
-            yield self._problem(session, chosen, str(error))
+            yield self._problem(seat, self._titles(who, chosen, blind, count), str(error))
             return
-        yield from self._follow(session, opened)
+        yield from self._follow(seat, opened)
 
     def ask_again(
-        self, chosen: list[str], tokens: Any, temperature: Any, seed: Any, request: gr.Request
+        self,
+        chosen: Any,
+        blind: Any,
+        count: Any,
+        tokens: Any,
+        temperature: Any,
+        seed: Any,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         """Ask the last question once more, of the variants that are chosen now."""
-        session, who = self._visitor(request)
-        last = self.desk.round(session)
-        if last is None:
-            yield self._problem(session, chosen, "There is no question to repeat; send one first.")
-            return
+        seat, who = self._visitor(request)
+        last = self.desk.round(seat)
         try:
-            decoding = _decoding(tokens, temperature, seed)
-            opened = self.desk.open(session, who, last.question, chosen, decoding, last.expected)
+            decoding = parts.read_decoding(tokens, temperature, seed)
+            names, hide = self._whom(who, chosen, blind, count)
+            if last is not None and not who.may("engineer") and last.vote is None:
+                names, hide = list(last.asked.names.values()), last.asked.blind
+            opened = self.desk.again(seat, who, names, decoding, blind=hide)
         except TriptychError as error:
-            yield self._problem(session, chosen, str(error))
+            yield self._problem(seat, self._titles(who, chosen, blind, count), str(error))
             return
-        yield from self._follow(session, opened)
+        yield from self._follow(seat, opened)
+
+    def ask_further(
+        self, text: Any, tokens: Any, temperature: Any, seed: Any, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """Ask every variant further, each after its own answers, about the same picture and recording."""
+        seat, who = self._visitor(request)
+        try:
+            decoding = parts.read_decoding(tokens, temperature, seed)
+            opened = self.desk.follow(seat, who, read_follow_up(text), decoding)
+        except TriptychError as error:
+            yield (*self._problem(seat, None, str(error)), gr.skip())
+            return
+        for place, changes in enumerate(self._follow(seat, opened)):
+            yield (*changes, gr.skip() if place else "")
 
     def halt(self, request: gr.Request) -> None:
         """Stop the visitor's running round."""
-        session, _ = self._visitor(request)
-        running = self.desk.round(session)
+        seat, _ = self._visitor(request)
+        running = self.desk.round(seat)
         if running is not None:
             running.stop()
 
-    def choose(self, chosen: list[str], request: gr.Request) -> tuple[Any, str]:
+    def choose(self, chosen: Any, blind: Any, count: Any, request: gr.Request) -> tuple[Any, Any]:
         """Show a panel for each variant that is chosen now; a fifth one is not taken."""
-        session, _ = self._visitor(request)
-        if len(chosen) <= MOST:  # the field keeps its value: another click may be on its way
-            return gr.skip(), self.desk.board(session, chosen)
-        chosen = chosen[:MOST]
+        seat, who = self._visitor(request)
+        done = self.desk.round(seat)
+        if done is not None and done.asked.blind and self._hides(who, blind):
+            return gr.skip(), gr.skip()  # what it shows has still to be judged
+        titles = self._titles(who, chosen, blind, count)
+        if not isinstance(chosen, list) or len(chosen) <= MOST:
+            # The field keeps its value: another click may be on its way.
+            return gr.skip(), self.desk.board(seat, titles)
         problem = f"At most {MOST} variants fit side by side."
-        return gr.update(value=chosen), self.desk.board(session, chosen, problem)
+        return gr.update(value=chosen[:MOST]), self.desk.board(seat, titles, problem)
 
-    def vote(self, event: gr.EventData, request: gr.Request) -> str:
+    def vote(self, event: gr.EventData, request: gr.Request) -> tuple[str, Any]:
         """Keep the visitor's verdict."""
-        session, who = self._visitor(request)
+        seat, who = self._visitor(request)
         try:
-            self.desk.vote(session, who, str((event._data or {}).get("vote")))
+            self.desk.vote(seat, who, event._data)
         except TriptychError as error:
-            return self.desk.board(session, problem=str(error))
-        return self.desk.board(session)
+            return self.desk.board(seat, problem=str(error)), gr.skip()
+        return self.desk.board(seat), gr.update(visible=self._may_go_on(seat))
 
     def empty(self, request: gr.Request) -> tuple[None, None, str, None]:
         """Empty the question's fields."""
         self._visitor(request)
         return None, None, "", None
 
-    def _shower(self, domain: str) -> Any:
+    def _shower(self, domain: str) -> Callable[..., tuple[Any, ...]]:
         def show(turns: dict[str, int], request: gr.Request) -> tuple[Any, ...]:
             """Fill the fields with the domain's next example."""
             self._visitor(request)
@@ -240,21 +244,50 @@ class _Compare:
         """Return a copy of a file among the uploads, where the page may show it."""
         return Path(save_file_to_cache(path, self.picture.GRADIO_CACHE)) if path else None
 
-    def _follow(self, session: str, opened: Round) -> Iterator[tuple[Any, ...]]:
-        yield (self.desk.board(session), *_buttons(running=True))
-        for _ in opened.watch():
-            if self.desk.round(session) is not opened:
-                return
-            yield (self.desk.board(session), *[gr.skip()] * 4)
-        yield (self.desk.board(session), *_buttons(running=False))
+    def _hides(self, who: Visitor, blind: Any) -> bool:
+        """Return whether a visitor's next round hides the names: engineers say so themselves."""
+        return blind is True if who.may("engineer") else self.desk.blind
 
-    def _problem(self, session: str, chosen: Any, sentence: str) -> tuple[Any, ...]:
-        return self.desk.board(session, chosen, sentence), *[gr.skip()] * 4
+    def _whom(self, who: Visitor, chosen: Any, blind: Any, count: Any) -> tuple[list[str], bool]:
+        """Return the names that a visitor's next round asks, as shown, and whether it hides them."""
+        hide = self._hides(who, blind)
+        if not who.may("engineer"):
+            return self.desk.drawn(count), hide
+        names = self.desk.chosen(chosen)
+        return (shuffled(names) if hide else names), hide
+
+    def _titles(self, who: Visitor, chosen: Any, blind: Any, count: Any) -> list[str]:
+        """Return the titles of the panels before there is a round."""
+        if not who.may("engineer"):
+            return list(LETTERS[: count if count in (2, 3, 4) else 2])
+        known = self.desk.labels
+        listed = chosen if isinstance(chosen, list) else []
+        titles = [label for label in map(str, listed) if label in known][:MOST]
+        return list(LETTERS[: len(titles)]) if self._hides(who, blind) else titles
+
+    def _follow(self, seat: str, opened: Round) -> Iterator[tuple[Any, ...]]:
+        yield (self.desk.board(seat), *_buttons(running=True), gr.update(visible=False))
+        for _ in opened.watch():
+            if self.desk.round(seat) is not opened:
+                return
+            yield (self.desk.board(seat), *[gr.skip()] * 5)
+        further = gr.update(visible=self._may_go_on(seat))
+        yield (self.desk.board(seat), *_buttons(running=False), further)
+
+    def _may_go_on(self, seat: str) -> bool:
+        done = self.desk.round(seat)
+        return done is not None and done.over and not why_not_further(done)
+
+    def _problem(self, seat: str, titles: Any, sentence: str) -> tuple[Any, ...]:
+        done = self.desk.round(seat)
+        if done is not None and done.asked.blind:
+            titles = None  # what it shows has still to be judged
+        return self.desk.board(seat, titles, sentence), *[gr.skip()] * 5
 
     def _visitor(self, request: gr.Request) -> tuple[str, Visitor]:
-        """Return the visitor's session and who it is, or refuse."""
+        """Return the visitor's seat and who it is, or refuse."""
         try:
-            return request.session_hash or "", self.desk.admit(request, ROLE)
+            return self.desk.seat(request, ROLE)
         except TriptychError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -267,17 +300,3 @@ def _buttons(running: bool) -> tuple[Any, Any, Any, Any]:
         gr.update(interactive=not running),
         gr.update(interactive=not running),
     )
-
-
-def _decoding(tokens: Any, temperature: Any, seed: Any) -> Decoding:
-    try:
-        made = Decoding(
-            max_new_tokens=int(tokens), temperature=round(float(temperature), 3), seed=int(seed or 0)
-        )
-    except (TypeError, ValueError):
-        raise DataError("The decoding settings must be numbers.") from None
-    if not (1 <= made.max_new_tokens <= LONGEST and 0 <= made.temperature <= HOTTEST and made.seed >= 0):
-        raise DataError(
-            f"Decoding allows 1 to {LONGEST} tokens, a temperature from 0 to {HOTTEST} and a seed from 0."
-        )
-    return made
