@@ -1,9 +1,10 @@
-"""Check this installation: Python, torch, devices, memory, packages, shipped files, browser."""
+"""Check this installation, or with --app whether a running app is safe: its doors, files, settings."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import platform
 import shutil
@@ -12,17 +13,39 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
 
-EXAMPLE = "triptych doctor"
+EXAMPLE = (
+    "triptych doctor   (Python, torch, devices, memory, packages, shipped files, browser)\n"
+    "triptych doctor --app http://127.0.0.1:7860 --variant ties --variant linear\n"
+    "triptych doctor --app https://compare.example.org --user mara --json < password.txt"
+)
 Row = tuple[Literal["ok", "note", "broken"], str, str]
 IMPORTS = ("torch", "torchvision", "torchaudio", "transformers", "peft", "accelerate", "soundfile", "gradio")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare that there are no options."""
+    """Declare the options."""
+    parser.add_argument("--app", metavar="URL", help="check a running app instead; 1 if a fault is found")
+    parser.add_argument(
+        "--user", metavar="NAME", help="sign in to it first; the password is asked for, or read"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that must not be served before a verdict, where the app is blind; may be said again",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table, with --app")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each check; 1 if something that is needed is broken."""
+    """Print a line for each check; 1 if something that is needed is broken, or a door is open."""
+    if options.app:
+        return _app(options)
+    if options.user or options.variant or options.json:
+        from studio.errors import ConfigError
+
+        raise ConfigError("--user, --variant and --json belong to --app URL")
     broken = 0
     for check in CHECKS:
         for state, what, found in check():
@@ -30,6 +53,40 @@ def run(options: argparse.Namespace) -> int:
             broken += state == "broken"
     print("something that is needed is broken" if broken else "all that is needed is here")
     return 1 if broken else 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    """Ask a running app from outside, and print what is found."""
+    from apps import door_checks
+    from apps.door_check import Caller, inspect
+
+    caller = Caller(options.app)
+    found = []
+    if options.user:
+        from apps.commands.users import read_password
+
+        found.append(door_checks.cookies(caller, caller.sign_in(options.user, read_password(options.user))))
+    found += inspect(caller, door_checks.CHECKS)
+    if options.variant:
+        found.append(door_checks.names(caller, options.variant))
+    faults = sum(one.state == "fault" for one in found)
+    if options.json:
+        told = [{"name": one.name, "state": one.state, "found": one.found} for one in found]
+        print(json.dumps({"app": options.app, "faults": faults, "checks": told}, indent=1))
+        return 1 if faults else 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(title=f"{options.app}, from outside", title_justify="left")
+    for column in ("setting", "", "found"):
+        view.add_column(column)
+    for one in found:
+        style = {"ok": "green", "fault": "bold red", "note": "yellow"}[one.state]
+        view.add_row(one.name, Text(one.state, style), Text(one.found))
+    Console().print(view)
+    print(f"{faults} {'fault' if faults == 1 else 'faults'} found" if faults else "no fault found")
+    return 1 if faults else 0
 
 
 def _python() -> Iterator[Row]:

@@ -129,14 +129,19 @@ def _found(accounts: Accounts, name: str) -> Account:
     return known
 
 
-def _password(name: str) -> str:
-    """Return a password from the terminal, asked for twice, or the first line of standard input."""
-    from studio.errors import ConfigError
-
+def read_password(name: str) -> str:
+    """Return a password from the terminal, or the first line of standard input."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
-    first = getpass.getpass(f"password of {name}: ")
-    if getpass.getpass("once more: ") != first:
+    return getpass.getpass(f"password of {name}: ")
+
+
+def _password(name: str) -> str:
+    """Return a new password, which a terminal is asked for twice."""
+    from studio.errors import ConfigError
+
+    first = read_password(name)
+    if sys.stdin.isatty() and getpass.getpass("once more: ") != first:
         raise ConfigError("the two passwords differ; nothing was changed")
     return first
 
