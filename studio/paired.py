@@ -1,0 +1,121 @@
+"""Whether one variant is better than another on the same samples: the difference, its interval and a p-value.
+
+Both are judged sample by sample on the same questions, so what makes a question hard falls out of the
+difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from studio import plugins
+from studio.scores import Additive, Columns, additive, bootstrap, needed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+PERMUTATIONS = 10_000
+_CHUNK = 4_000_000  # drawn signs in memory at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """``value`` is the variant's score minus the baseline's, with its 95 % interval and two-sided p-value.
+
+    ``n`` counts the samples, ``clusters`` what was drawn and permuted: the samples, or the groups they form.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+    clusters: int
+    higher_is_better: bool
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the variant is better (True) or worse (False) at 5 %; None where neither is shown."""
+        if self.p >= 0.05 or self.value == 0:
+            return None
+        return (self.value > 0) is self.higher_is_better
+
+
+def paired(
+    metric: str,
+    predictions: Sequence[str],
+    baseline: Sequence[str],
+    references: Sequence[str],
+    seed: int = 0,
+    *,
+    columns: Columns | None = None,
+    baseline_columns: Columns | None = None,
+    clusters: Sequence[Hashable] | None = None,
+) -> Difference:
+    """Compare two variants' answers to the same questions.
+
+    The interval is a percentile bootstrap over samples, both variants' answers drawn together; the p-value
+    is of a permutation test that swaps the two answers of a sample at random (Fisher 1935; with this null,
+    `PERMUTATIONS` draws and the observed one counted among them, Phipson and Smyth 2010). ``clusters`` [N]
+    are drawn and swapped whole.
+
+    Raises:
+        UnknownName: if there is no such metric.
+        ValueError: the lengths differ, there is no sample, a column is missing, or the metric's score is no
+            function of sums over samples.
+    """
+    module = plugins.load("metrics", metric)
+    ours = additive(module, predictions, references, needed(module, metric, columns or {}))
+    theirs = additive(module, baseline, references, needed(module, metric, baseline_columns or {}))
+    if ours is None or theirs is None:
+        raise ValueError(f"{metric} tells nothing of single samples, so variants cannot be compared in pairs")
+    ours, theirs = ours.gathered(clusters), theirs.gathered(clusters)
+    low, high = bootstrap(
+        len(ours.rows),
+        lambda rows: ours.value(ours.rows[rows].sum(axis=1)) - theirs.value(theirs.rows[rows].sum(axis=1)),
+        seed,
+    )
+    observed = ours.value(ours.rows.sum(axis=0)[None]) - theirs.value(theirs.rows.sum(axis=0)[None])
+    return Difference(
+        metric=metric,
+        value=float(observed[0]),
+        low=low,
+        high=high,
+        p=_p_value(ours, theirs, abs(float(observed[0])), seed),
+        n=len(references),
+        clusters=len(ours.rows),
+        higher_is_better=bool(module.HIGHER_IS_BETTER),
+    )
+
+
+def _p_value(ours: Additive, theirs: Additive, observed: float, seed: int) -> float:
+    """Return the share of swaps whose difference is at least as large as the observed one."""
+    gap = theirs.rows - ours.rows
+    moving = np.flatnonzero(np.abs(gap).any(axis=1))  # swapping equal answers changes nothing
+    one, other = ours.rows.sum(axis=0), theirs.rows.sum(axis=0)
+    generator = np.random.default_rng(seed)
+    step = max(_CHUNK // max(len(moving), 1), 1)
+    extreme = 0
+    for at in range(0, PERMUTATIONS, step):
+        swaps = generator.random((min(step, PERMUTATIONS - at), len(moving))) < 0.5
+        moved = swaps.astype(np.float64) @ gap[moving]
+        differences = ours.value(one + moved) - theirs.value(other - moved)
+        extreme += int((np.abs(differences) >= observed - 1e-12).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values of a family of comparisons, adjusted (Holm 1979, Scand. J. Statist. 6, 65-70)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, most = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = most
+    return adjusted
