@@ -13,6 +13,7 @@ from typing import Any
 from apps.web.draw import Draw
 from apps.web.examples import Examples
 from apps.web.keep import Keeper
+from apps.web.limits import Limits
 from apps.web.panels import LETTERS, panels_html
 from apps.web.question import Exchange, Question, read_choice
 from apps.web.rounds import Answerer, Asked, Decoding, Panel, Round, Source
@@ -62,6 +63,7 @@ class Desk:
         self.media, self.runs, self.blind = media, Path(runs), blind
         self.form = read_form(self._form_file)
         self._visitors = visitors or (judge if blind else anyone)
+        self.limits = Limits()
         self._draw: Draw | None = None
         self._turn = threading.Lock()
         self._rounds: dict[str, Round] = {}
@@ -248,11 +250,13 @@ class Desk:
 
         Raises:
             DataError: there is nothing to judge, it was judged before, or the verdict is not in order.
+            Refused: too many verdicts in a short time.
         """
         done = self.round(seat)
         if done is None or not done.over or done.kept is None:
             raise DataError("There is no finished comparison to judge.")
         verdict = read_verdict(sent, done.ballot, len(done.panels))
+        self.limits.spend("votes", who)
         seconds = time.monotonic() - done.ended
         places = {str(place): panel for place, panel in enumerate(done.panels) if panel.state != "failed"}
         if verdict.vote not in places and verdict.vote not in VERDICTS:
@@ -299,6 +303,7 @@ class Desk:
         return self.runs / "verdict-form.json"
 
     def _begin(self, seat: str, who: Visitor, asked: Asked) -> Round:
+        self.limits.spend("questions", who)
         return self._seated(seat, asked, Keeper(self.store, who.name, self.media))
 
     def _seated(self, seat: str, asked: Asked, keeper: Keeper) -> Round:
