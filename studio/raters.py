@@ -128,6 +128,8 @@ def raters(judgements: Sequence[Judgement]) -> list[Rater]:
     told = telling(judgements)
     repeated = consistency(judgements)
     names = sorted({one.rater for one in told if one.rater})
+    if not names:
+        return []
     level = ERROR / max(1, 2 * len(names))
     votes = Counter(one.rater for one in told)
     groups = {one.rater: one.group for one in told if one.group}

@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studio.ranking import Judgement, Ranking
+    from studio.ranking import Ranking
+    from studio.results import Results
 
 EXAMPLE = (
     "triptych votes\n"
@@ -28,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="where votes are kept (TRIPTYCH_DB, or sqlite:///runs/triptych.db)",
     )
     parser.add_argument("--by", choices=("domain", "group"), help="a ranking for each domain or rater group")
+    parser.add_argument("--blind", action="store_true", help="count only verdicts given without names")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="write the votes as data into a new folder"
     )
@@ -40,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the ranking, or write the export."""
     from studio.errors import TriptychError
-    from studio.ranking import judgements, rank, ranked_by
-    from studio.raters import agreement, consistency
+    from studio.ranking import judgements
+    from studio.results import results
     from studio.store import Store, media_folder
 
     scheme, _, file = options.store.partition(":///")
@@ -59,37 +62,53 @@ def run(options: argparse.Namespace) -> int:
             )
             print(told if options.json else f"{options.export}: {told}")
             return 0
-        made = judgements(store.comparisons(), store.votes())
-    keys = {"domain": lambda one: one.domain, "group": lambda one: one.group}
-    rankings = ranked_by(made, keys[options.by]) if options.by else {"all": rank(made)}
-    alpha = agreement(made)
+        votes = store.votes()
+        made = judgements(store.comparisons(), votes)
+    flagged = len(votes) - len(made)
+    made = [one for one in made if one.blind] if options.blind else made
+    found = results(made, flagged=flagged)
+    rankings = {None: {"all": found.ranking}, "domain": found.domains, "group": found.groups}[options.by]
     if options.json:
-        print(json.dumps(_told(rankings, made, alpha, consistency(made)), indent=1))
+        print(json.dumps(_told(rankings, found, len(made)), indent=1))
         return 0
     from rich.console import Console
 
     console = Console()
     for name, ranking in rankings.items():
         console.print(_table(name, ranking) if ranking.standings else f"{name}: no votes yet")
-    if alpha:
-        console.print(
-            f"agreement of raters (Krippendorff's alpha): {alpha[0]:.2f}, {alpha[1]:.2f} to {alpha[2]:.2f}, "
-            f"{alpha[3]} questions",
-            highlight=False,
-        )
+    for line in _trust(found):
+        console.print(line, highlight=False, markup=False)
     return 0
 
 
-def _told(
-    rankings: dict[str, Ranking], made: list[Judgement], alpha: Any, repeats: dict[str, tuple[int, int]]
-) -> dict[str, Any]:
-    names = ("alpha", "low", "high", "questions")
-    return {
-        "votes": len(made),
-        "rankings": {name: dataclasses.asdict(ranking) for name, ranking in rankings.items()},
-        "agreement": dict(zip(names, alpha, strict=True)) if alpha else None,
-        "consistency": {rater: {"same": same, "repeats": n} for rater, (same, n) in repeats.items()},
-    }
+def _told(rankings: Mapping[str, Ranking], found: Results, votes: int) -> dict[str, Any]:
+    from studio.results import told
+
+    whole = {key: value for key, value in told(found).items() if key not in ("ranking", "domains", "groups")}
+    parts = {name: dataclasses.asdict(ranking) for name, ranking in rankings.items()}
+    return whole | {"votes": votes, "rankings": parts}
+
+
+def _trust(found: Results) -> Iterator[str]:
+    """Yield what is known about the raters, one sentence a line."""
+    if found.agreement:
+        alpha, low, high, questions = found.agreement
+        told = f"{alpha:.2f}, {low:.2f} to {high:.2f}, {questions} questions"
+        yield f"agreement of raters (Krippendorff's alpha): {told}"
+    same, repeats = found.repeats
+    if repeats:
+        yield f"the same verdict when asked again: {same} of {repeats}"
+    for one in found.stability:
+        kept = f"the order stays in {one.order:.0%} and the first in {one.first:.0%} of refits"
+        yield f"without {one.left_out} of the votes {kept}"
+    for side in found.sides:
+        if side.shown == 2:
+            yield f"left answer won: {side.share:.0%}, {side.low:.0%} to {side.high:.0%} of {side.decided}"
+    for rater in found.raters:
+        if rater.doubt:
+            yield f"rater {rater.rater} stands out: {rater.doubt}"
+    if found.flagged:
+        yield f"left out: {found.flagged} verdicts on answers that named a variant"
 
 
 def _table(name: str, ranking: Ranking) -> Any:

@@ -104,6 +104,9 @@ def test_the_command_ranks_and_exports(url: str, tmp_path: Path, capsys: pytest.
     assert main(["votes", "--store", url]) == 0
     shown = capsys.readouterr().out
     assert shown.index("good") < shown.index("poor")
+    assert "without 4 of the votes the order stays in 100%" in shown
+    assert main(["votes", "--store", url, "--blind", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["votes"] == 0
     assert main(["votes", "--store", url, "--by", "domain", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told["rankings"]) == {"x", "y"}
