@@ -14,7 +14,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from studio.adapter_note import read_note
 from studio.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, read_adapter
+from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError
 from studio.families import detect
 from studio.files import folder_hash
@@ -68,6 +70,12 @@ class Resident:
         self._slots: dict[Path, tuple[_Stamp, str]] = {}
         self._stacks: OrderedDict[tuple[Any, ...], Mixed] = OrderedDict()
         self._slot_number = 0
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """The bytes of the weights in memory, from what the files say of their shapes."""
+        checkpoint = Checkpoint(self._folder)
+        return sum(prod(checkpoint.shape(name)) for name in checkpoint.names()) * self._dtype.itemsize
 
     def loaded(self) -> Loaded:
         """Return the model and its processor, loading them at first use."""

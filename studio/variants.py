@@ -12,6 +12,7 @@ Full models are loaded when they are asked for, and the least recently used one 
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ class Engine:
 
     ``variants`` maps a name to None (the base itself), an adapter's folder or a full model's folder.
     ``dtype`` defaults to float32 on a CPU and bfloat16 elsewhere. Besides the base at most ``max_models``
-    full models are held at once.
+    full models are held at once (2), or as many as fit with it into ``memory`` bytes of weights; the one that
+    is asked is always held.
 
     Raises `CheckpointError` when a folder is neither an adapter nor a model, or an adapter says that it was
     made for another base. Weights are loaded at first use.
@@ -54,18 +56,22 @@ class Engine:
         *,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
-        max_models: int = 2,
+        max_models: int | None = None,
+        memory: int = 0,
     ) -> None:
         """Check the folders of all variants; load none of them."""
+        max_models = (sys.maxsize if memory else 2) if max_models is None else max_models
         if max_models < 1:
             raise ConfigError(f"max_models is {max_models}; at least 1 is needed")
+        if memory < 0:
+            raise ConfigError(f"memory is {memory}; it is a number of bytes, or 0 for any")
         self.base = Path(base)
         self._variants: dict[str, Weights] = {
             name: Path(path) if path is not None else None for name, path in variants.items()
         }
         self._device = device
         self._dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-        self._max_models = max_models
+        self._max_models, self._memory = max_models, memory
         self._prompts: dict[str, Prompts] = {}
         self._table = threading.Lock()
         self._base = Resident(self.base, self._device, self._dtype)
@@ -313,11 +319,20 @@ class Engine:
                 self.base if alone else path, self._device, self._dtype
             )
             self._others[path] = found
-            most = self._max_models
-            gone = [self._others.popitem(last=False)[1] for _ in range(len(self._others) - most)]
+            gone = [self._others.popitem(last=False)[1] for _ in range(self._too_many())]
         for resident in gone:
             resident.unload()
         return found, path if alone else None
+
+    def _too_many(self) -> int:
+        """Return how many of the least recently used models have to make room; the last one stays."""
+        sizes = [each.weight_bytes for each in self._others.values()]
+        gone = max(0, len(sizes) - self._max_models)
+        while self._memory and gone < len(sizes) - 1:
+            if self._base.weight_bytes + sum(sizes[gone:]) <= self._memory:
+                break
+            gone += 1
+        return gone
 
     def _encode(self, resident: Resident, loaded: Loaded) -> Prompts:
         """Return the memory of encoded prompts, shared by models with the same processor."""

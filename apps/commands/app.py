@@ -30,6 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=7860, help="first port to try (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what the weights of the base and of further models may take, as in 8GB; the one that was asked "
+        "longest ago makes room",
+    )
+    parser.add_argument(
         "--store",
         metavar="URL",
         default=os.environ.get("TRIPTYCH_DB", "sqlite:///runs/triptych.db"),
@@ -83,15 +89,17 @@ def run(options: argparse.Namespace) -> int:
     from studio.assets import find_data, shipped
     from studio.data import load_data
     from studio.families import detect
+    from studio.training.memory import bytes_of
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
     gates.settle(options.accounts, local=is_loopback(options.host), guests=options.no_accounts)
     set_threads()
+    memory = bytes_of(options.memory) if options.memory else 0
     takes = detect(base).modalities
     examples = {name: load_data(find_data(name), split="test")[:50] for name in shipped("data")}
     launch(
-        Engine(base, variants),
+        Engine(base, variants, memory=memory),
         data={name: samples for name, samples in examples.items() if _needs(samples) <= takes},
         store_url=options.store,
         host=options.host,

@@ -24,6 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="first port to try (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what the weights of the base and of further models may take, as in 8GB; the one that was asked "
+        "longest ago makes room",
+    )
+    parser.add_argument(
         "--key-file",
         metavar="FILE",
         help="sha256 hashes of the keys that may ask, one a line, a name after each; needed beyond loopback",
@@ -58,12 +64,14 @@ def run(options: argparse.Namespace) -> int:
     port = free_port(options.host, options.port)
 
     from apps.api import build, serve
+    from studio.training.memory import bytes_of
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
     set_threads()
+    memory = bytes_of(options.memory) if options.memory else 0
     print(
         f"Answering as {', '.join(variants)} at http://{options.host}:{port}/v1", file=sys.stderr, flush=True
     )
-    serve(build(Engine(base, variants), admit=admit), options.host, port)
+    serve(build(Engine(base, variants, memory=memory), admit=admit), options.host, port)
     return 0

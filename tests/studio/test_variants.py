@@ -191,6 +191,13 @@ def test_full_models_make_room_for_each_other(
     for name in ("model", "other", "model", "other"):
         two.answer(name, samples[0], max_new_tokens=1)
     assert loads[4:] == ["model", "other"]
+    one = sum(weight.numel() for weight in KIND.load(base).model.state_dict().values()) * 4
+    for memory, expected in ((int(2.5 * one), ["model", "other"] * 2), (4 * one, ["model", "other"])):
+        loads.clear()
+        tight = Engine(base, folders, memory=memory)
+        for name in ("model", "other", "model", "other"):
+            tight.answer(name, samples[0], max_new_tokens=1)
+        assert loads == expected
 
 
 def test_an_adapter_of_another_base_is_refused(
