@@ -55,6 +55,7 @@ from studio.training.settings import (
     check_settings,
     not_negative,
 )
+from studio.training.shared_media import share_media
 from studio.training.threads import set_threads
 from studio.training.towers import set_rates, train_mode
 from studio.training.tracking import Metrics, read_metrics
@@ -227,7 +228,10 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     log.say(f"{family.name}: {trainee.count:,} parameters learn; {threads} threads")
     for line in table_lines(trainee.table):
         log.say(f"  {line}")
+    # A tower that learns, and is not skipped, runs once for both answers.
     collate = joined(single)
+    if trainee.short.towers is None:
+        collate = share_media(plain, gauge, data.pairs, single, log, processes, dtype=dtype)
     preference.tokens = trainee.loss
     steps.token_loss = preference
     steps.feed = Prefetch(collate, on=config.speed.prefetch, device=accelerator.device)

@@ -4,11 +4,11 @@
     margin                              their difference
     accuracy                            the share of pairs in which it is above 0, a tie is half of one
     ranking                             the same for mean log-probabilities: what the model itself would say
-    kl                                  how far the model has moved from the reference, in nats an answer
+    kl                                  how far the model has moved from the reference, in nats
 
-``kl`` is half the mean square of the log ratios, Schulman's second estimator, over answers that others gave;
-for kto it is the mean log ratio of answers to other questions, its reference point. All are means weighted
-as the loss is.
+``kl`` is the divergence between the model's choice and the reference's, if the two answers of a pair were
+all there is to say: a part of the whole divergence, which would take answers of the model itself. For kto it
+is the mean log ratio of answers to other questions, its reference point. All are means weighted as the loss.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from studio.training.features import evaluating
 from studio.training.fsdp import reshard
@@ -86,8 +87,10 @@ class PreferenceLoss:
     def _two(self, chosen: Answers, rejected: Answers) -> list[Tensor]:
         """Return the figures of pairs, each [N]; one that is not known is not a number."""
         first, second = (self.kind.reward(one, self.beta) for one in (chosen, rejected))
-        moved = 0.25 * (chosen.ratio.square() + rejected.ratio.square())
-        kl = moved if self.kind.reference else torch.full_like(moved, torch.nan)
+        now, before = chosen.log_prob - rejected.log_prob, chosen.reference - rejected.reference
+        terms = [(s * now).sigmoid() * (logsigmoid(s * now) - logsigmoid(s * before)) for s in (1, -1)]
+        moved = terms[0] + terms[1]
+        kl = moved if self.kind.reference else torch.full_like(now, torch.nan)
         ranking = _above(chosen.mean - rejected.mean)
         return [first, second, first - second, _above(first - second), ranking, kl]
 

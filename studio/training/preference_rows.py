@@ -119,7 +119,7 @@ def mismatched(items: Sequence[Item]) -> list[Sample]:
     KTO estimates by them how far the model has moved in general.
     """
     said = [_words(item.answers[0]) for item in items]
-    following = [*range(1, len(items)), 0]
+    following = [(at + 1) % len(items) for at in range(len(items))]
     for at in reversed(range(2 * len(items) - 1)):  # twice around: the last ones look on from the first
         here, after = at % len(items), (at + 1) % len(items)
         following[here] = after if said[here] != said[after] else following[after]
