@@ -55,7 +55,7 @@ def _why(form: Form, titles: Mapping[int, str]) -> str:
     )
     reasons = f"<fieldset><legend>What is wrong with the others</legend>{chips}</fieldset>" if chips else ""
     return (
-        '<details class="tp-why"><summary>Say why, before you choose</summary>'
+        '<details class="tp-because"><summary>Say why, before you choose</summary>'
         f"{reasons}{_scores(form, titles)}"
         f'<label class="tp-field">Note<textarea name="tp-note" rows="2" maxlength="{LONGEST_NOTE}">'
         "</textarea></label>"

@@ -21,16 +21,16 @@
   said.className = "tp-live";
   said.setAttribute("role", "status");
   let draft = null;
-  const fields = (board) => [...board.querySelectorAll(".tp-why input, .tp-why select, .tp-why textarea")];
+  const fields = (board) => [...board.querySelectorAll(".tp-because input, .tp-because select, .tp-because textarea")];
   const remember = (board) => {
     draft = {
       token: board.dataset.token,
-      open: board.querySelector(".tp-why").open,
+      open: board.querySelector(".tp-because").open,
       values: fields(board).map((field) => (field.type === "checkbox" ? field.checked : field.value)),
     };
   };
   const recall = (board) => {
-    board.querySelector(".tp-why").open = draft.open;
+    board.querySelector(".tp-because").open = draft.open;
     fields(board).forEach((field, at) => {
       if (field.type === "checkbox") field.checked = draft.values[at];
       else field.value = draft.values[at];
@@ -45,7 +45,7 @@
     for (const board of document.querySelectorAll(".tp-board:not([data-settled])")) {
       board.dataset.settled = "";
       if (said.textContent !== board.dataset.spoken) said.textContent = board.dataset.spoken;
-      if (draft && board.dataset.token === draft.token && board.querySelector(".tp-why")) recall(board);
+      if (draft && board.dataset.token === draft.token && board.querySelector(".tp-because")) recall(board);
       for (const answer of board.querySelectorAll(".tp-answer")) {
         if (answer.closest(".tp-answering")) answer.scrollTop = answer.scrollHeight;
         else answer.scrollTop = (answer.querySelector(".tp-now")?.offsetTop ?? 0) - answer.offsetTop;
@@ -94,7 +94,7 @@
 
   for (const kind of ["input", "toggle"]) {
     document.addEventListener(kind, (event) => {
-      const board = event.target.closest?.(".tp-why")?.closest(".tp-board[data-token]");
+      const board = event.target.closest?.(".tp-because")?.closest(".tp-board[data-token]");
       if (board) remember(board);
     }, true);
   }

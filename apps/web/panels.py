@@ -148,10 +148,10 @@ def _piece(piece: Piece) -> str:
 
 
 def _figures(panel: Panel, timed: bool) -> str:
-    if panel.state not in OVER or (panel.seconds is None and not panel.text):
+    if panel.state not in OVER or panel.seconds is None:
         return '<p class="tp-figures"></p>'
     words = f"<span>{panel.words} word{'' if panel.words == 1 else 's'}</span>"
-    if not timed or panel.seconds is None:
+    if not timed:
         return f'<p class="tp-figures">{words}</p>'
     how, told = "alone", "It had the machine to itself"
     if panel.together > 1:

@@ -70,9 +70,11 @@ class _Compare:
     def _answers(self) -> None:
         self.chosen = parts.variants(len(self.desk.labels))
         with gr.Row(elem_id="tp-choice"):
-            self.count = gr.Radio([2, 3, 4], value=2, label="Answers side by side", visible=False)
+            self.count = gr.Radio(
+                [2, 3, 4], value=2, label="Answers side by side", visible=False, elem_id="tp-count"
+            )
             self.blind = gr.Checkbox(
-                label="Hide the names until the verdict", visible=False, elem_id="tp-blind"
+                label="Hide the names until the verdict", visible=False, elem_id="tp-hide"
             )
         self.board = gr.HTML("", apply_default_css=False, js_on_load=VOTES, elem_id="tp-board")
         with gr.Row(visible=False, elem_id="tp-follow") as self.row:
