@@ -125,17 +125,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimiser": {"warmup": 1},
         "evaluate": {"answers": 1},
     },
-    # A few hundred votes on a merge: the chosen answer itself holds back what a preference alone would wash
-    # away, and the run ends when held-out votes are no longer met better.
+    # Some hundred votes on an expert or a merge of the demo's size. The chosen answer is learned as well: it
+    # holds back what a preference alone would wash away. The run ends when held-out votes get no nearer.
     "votes": {
         "output": "runs/preferred",
-        "preference": {"beta": 0.1, "sft": 0.2, "smoothing": 0.02},
-        "epochs": 8,
-        "lr": 5e-4,
+        "preference": {"sft": 1.0, "smoothing": 0.02},
+        "epochs": 3,
+        "lr": 3e-4,
         "batch_size": 8,
         "accumulate": 1,
         "optimiser": {"warmup": 0.1},
-        "evaluate": {"patience": 3},
+        "evaluate": {"patience": 2},
     },
 }  # fmt: skip
 
@@ -188,7 +188,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     rows = read_preference_rows(config, limits)
     inputs = {"model": Checkpoint(base).fingerprint(), **rows.hashes}
     if config.adapter.start:
-        inputs["adapter.start"] = start_hash(config.adapter.start)
+        inputs["adapter.start"] = start_hash(config.adapter.start, config.method, inputs["model"])
     record = new_record("dpo", to_dict(config), inputs, apart=APART, data=rows.origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":

@@ -5,7 +5,8 @@
 ``preferences.jsonl`` has a row for each answer that lost against the one that was chosen (``chosen`` and
 ``rejected``); ``labels.jsonl`` a row for each answer called good or bad alone (``label`` true or false: KTO,
 Ethayarajh et al. 2024, arXiv:2402.01306); ``corrections.jsonl`` the answers that people wrote
-instead. Raters are told apart by a pseudonym that is drawn anew for every export.
+instead. Raters are told apart by a pseudonym that is drawn anew for every export. The recipe dpo takes the
+folder as its data, the recipe sft the corrections.
 """
 
 from __future__ import annotations

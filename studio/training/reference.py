@@ -26,6 +26,7 @@ from studio.training.fsdp import reshard
 from studio.training.loss import TokenLoss
 from studio.training.preference_data import Preferences
 from studio.training.processes import Processes
+from studio.training.rounds import own_part
 from studio.types import Batch
 
 Collate = Callable[[Sequence[Batch]], Batch]
@@ -75,35 +76,36 @@ class Reference:
     def _of(
         self, data: Preferences, model: Any, loss: TokenLoss, collate: Collate, log: Log, processes: Processes
     ) -> Tensor:
-        encoded = data.encoded
+        encoded, device = data.encoded, processes.accelerator.device
         rows = sorted({row for members in data.members for row in members}, key=encoded.lengths.__getitem__)
         batches = [rows[at : at + self.size] for at in range(0, len(rows), self.size)]
-        own = batches[processes.rank :: processes.world]
-        names = {row: self._name(data, row) for batch in own for row in batch}
-        known = self.kept.get(sorted(set(names.values())))
-        device = processes.accelerator.device
+        names = {
+            row: self._name(data, row)
+            for batch in batches[processes.rank :: processes.world]
+            for row in batch
+        }
+        # Where the model is cut, all must take the same steps, whatever each of them would find.
+        known = {} if processes.sharded else self.kept.get(sorted(set(names.values())))
         values = torch.zeros(len(encoded), dtype=torch.float64, device=device)
         log.stage("reference", len(rows), "answers")
-        # Where the model is cut, all must take the same steps, whatever each of them has found.
-        rounds = -(-len(batches) // processes.world)
         with evaluating(model):
-            for number in range(rounds):
-                batch = own[number] if number < len(own) else []
-                missing = [row for row in batch if names[row] not in known]
-                self.found += len(batch) - len(missing)
-                values[batch] = torch.tensor(
-                    [float(known.get(names[row], 0.0)) for row in batch], dtype=torch.float64, device=device
-                )
-                asked = missing or (rows[:1] if processes.sharded else [])
-                if asked:
-                    total, _ = loss.rows(model, collate([encoded[row] for row in asked]), len(asked))
-                    if missing:
-                        values[missing] = total.double()
-                        self.kept.put(
-                            {names[row]: repr(float(v)) for row, v in zip(missing, total, strict=True)}
-                        )
-                        self.computed += len(missing)
-                log.advance(len(batch))
+            for begin in range(0, len(batches), processes.world):
+                group = batches[begin : begin + processes.world]
+                group += [[]] * (processes.world - len(group))
+                own = group[processes.rank]
+                asked = [row for row in own if names[row] not in known]
+                for row in own:
+                    values[row] = float(known.get(names[row], 0.0))
+                beside = own_part(group, encoded, processes)[0][len(own) :] if processes.sharded else []
+                if asked or beside:
+                    batch = collate([encoded[row] for row in (*asked, *beside)])
+                    made = loss.rows(model, batch, len(asked) + len(beside))[0][: len(asked)].double()
+                    values[asked] = made
+                    told = zip(asked, made.tolist(), strict=True)
+                    self.kept.put({names[row]: repr(value) for row, value in told})
+                self.computed += len(asked)
+                self.found += len(own) - len(asked)
+                log.advance(len(own))
         reshard(model)
         whole: Tensor = processes.accelerator.reduce(values).float().cpu()
         return torch.stack([whole[members] for members in data.members])
