@@ -2,8 +2,10 @@
 
     speed.packing        rows joined into one sequence, no padding (`packing`)
     speed.products       matrix products by oneDNN, LoRA's in the weight (`matmul`)
+    speed.fused_layers   a decoder's layer as one operation, by these products (`fused_layer`)
     speed.short_queries  cross-attention projects its few queries, not all that they read (`crossing`)
     speed.compile        the language model's layers through torch.compile
+    speed.keep_memory    freed memory stays for the next step (`allocator`), which needs no comparison
 
 Each is compared with the plain path on the same few rows, which differ in length as much as the data do.
 """
@@ -18,9 +20,11 @@ import torch
 from torch import Tensor
 
 from studio.log import Log
+from studio.training.allocator import keep_freed_memory
 from studio.training.batches import epoch_batches, micro_batches
 from studio.training.crossing import ShortQueries
 from studio.training.encoding import Encoded
+from studio.training.fused_layer import FusedLayers
 from studio.training.loss import TokenLoss
 from studio.training.matmul import FastProducts, pays
 from studio.training.packing import Packing, packing_pays
@@ -57,6 +61,8 @@ class FastPaths:
         self._device, self._dtype = processes.accelerator.device, dtype
         self._gate = Gate(model, log, dtype=dtype, agree=processes.agree)
         self._whole = next(model.parameters()).device.type == self._device.type
+        if speed.keep_memory and self._device.type == "cpu":
+            keep_freed_memory()
         if not self._whole:
             log.say(
                 f"packing, products: off; by strategy={processes.strategy} no process has all of the model"
@@ -73,6 +79,10 @@ class FastPaths:
             fast = FastProducts(self._model)
             if not self._gate.allows("products", plain, loss):
                 fast.close()
+                return
+            fused = FusedLayers(_layers(self._model)) if self._speed.fused_layers else ()
+            if fused and not self._gate.allows("fused_layers", plain, loss):
+                fused.close()
 
     def packing(self, collate: Collate, rows: int, micro: int) -> Collate:
         """Return how rows become a batch from now on: ``rows`` are those of a step, ``micro`` of a part."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from studio.training.fused_layer import FusedLayer
+
 
 class LastLayer:
     """Makes parts of a decoder's last layer skip positions until `close`; ``wanted`` [B, L] says which stay.
@@ -25,6 +27,9 @@ class LastLayer:
     def __init__(self, layer: torch.nn.Module, wanted: Callable[[], Tensor | None]) -> None:
         """Change the parts of ``layer`` that are known to treat every position for itself."""
         self._changed: list[tuple[torch.nn.Module, Any]] = []
+        self._fused = layer.forward if isinstance(layer.forward, FusedLayer) else None
+        if self._fused is not None:
+            self._fused.wanted = wanted
         for path in ("self_attn.q_proj", "self_attn.o_proj", "mlp"):
             parent, _, name = path.rpartition(".")
             part = getattr(getattr(layer, parent, None) if parent else layer, name, None)
@@ -43,6 +48,8 @@ class LastLayer:
             if own is not None:
                 part.forward = own
         self._changed = []
+        if self._fused is not None:
+            self._fused.wanted = None
 
 
 def _only(own: Callable[..., Any], wanted: Callable[[], Tensor | None], x: Tensor, *args: Any) -> Any:

@@ -46,7 +46,7 @@ class FastProducts:
                 continue
             if type(module) is torch.nn.Linear:
                 self._set(module, partial(_linear, module))
-            elif _is_lora(module):
+            elif is_lora(module):
                 self._set(module, partial(_lora, module, module.forward))
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class FastProducts:
 
 def _linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
     """Return what a linear layer makes of x [..., K]: [..., N]."""
-    if not _suits(x, module.weight):
+    if not suits(x, module.weight):
         return functional.linear(x, module.weight, module.bias)
     made: Tensor = _Linear.apply(x, module.weight, module.bias)
     return made
@@ -74,23 +74,31 @@ def _linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
 
 def _lora(module: Any, own: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return what a LoRA layer of PEFT makes of x [..., K]: [..., N]; its ``own`` forward does the rest."""
-    base, names = module.base_layer, module.active_adapters
-    plain = not (args or kwargs or module.disable_adapters or module.merged) and len(names) == 1
-    if not plain or names[0] not in module.lora_A or not _suits(x, base.weight):
+    base, name = module.base_layer, plain_lora(module)
+    if args or kwargs or name is None or not suits(x, base.weight):
         return own(x, *args, **kwargs)
-    name = names[0]
-    a, b, dropout = module.lora_A[name].weight, module.lora_B[name], module.lora_dropout[name]
-    drops = dropout.training and getattr(dropout, "p", 0) > 0
-    if drops or name in module.lora_variant or b.bias is not None or a.dtype != torch.float32:
-        return own(x)
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
     (n, k), tokens = base.weight.shape, x.numel() // x.shape[-1]
     if tokens * (n + k) < n * k:  # to sum up the weight would be more work than it saves
         return own(x)
-    made: Tensor = _Lora.apply(x, base.weight, base.bias, a, b.weight, module.scaling[name])
+    made: Tensor = _Lora.apply(x, base.weight, base.bias, a, b, module.scaling[name])
     return made
 
 
-def _is_lora(module: Any) -> bool:
+def plain_lora(module: Any) -> str | None:
+    """Return the one adapter that a LoRA layer adds as s B A in fp32, or None if it does anything else."""
+    names = module.active_adapters
+    if module.disable_adapters or module.merged or len(names) != 1 or names[0] not in module.lora_A:
+        return None
+    a, b, dropout = (each[names[0]] for each in (module.lora_A, module.lora_B, module.lora_dropout))
+    drops = dropout.training and getattr(dropout, "p", 0) > 0
+    if drops or names[0] in module.lora_variant or b.bias is not None or a.weight.dtype != torch.float32:
+        return None
+    return str(names[0])
+
+
+def is_lora(module: Any) -> bool:
+    """Return whether a module is PEFT's LoRA on a plain linear layer."""
     return (
         type(module).__module__.startswith("peft.tuners.lora")
         and type(getattr(module, "base_layer", None)) is torch.nn.Linear
@@ -99,7 +107,7 @@ def _is_lora(module: Any) -> bool:
     )
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
+def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is of dense fp32 matrices on a CPU, and there is something to multiply."""
     return (
         x.dtype == weight.dtype == torch.float32
@@ -111,7 +119,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b: [M, K], [N, K], [N] -> [M, N]; views need no copy."""
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
@@ -121,7 +129,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+        return product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -130,8 +138,8 @@ class _Linear(torch.autograd.Function):
         flat = gradient.reshape(-1, gradient.shape[-1])
         to_x, to_weight, to_bias = ctx.needs_input_grad
         return (
-            _product(flat, weight.t()).view(*gradient.shape[:-1], -1) if to_x else None,
-            _product(flat.t(), x.reshape(-1, x.shape[-1]).t()) if to_weight else None,
+            product(flat, weight.t()).view(*gradient.shape[:-1], -1) if to_x else None,
+            product(flat.t(), x.reshape(-1, x.shape[-1]).t()) if to_weight else None,
             flat.sum(0) if to_bias else None,
         )
 
@@ -146,7 +154,7 @@ class _Lora(torch.autograd.Function):
         ctx.save_for_backward(x, weight, a, b)
         ctx.scaling = scaling
         whole = torch.addmm(weight, b, a, alpha=scaling)
-        return _product(x.reshape(-1, x.shape[-1]), whole, bias).view(*x.shape[:-1], -1)
+        return product(x.reshape(-1, x.shape[-1]), whole, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -157,10 +165,10 @@ class _Lora(torch.autograd.Function):
         # The sum with the weight is cheap to make again, and would be as large as the weights to keep.
         whole = torch.addmm(weight, b, a, alpha=ctx.scaling) if to_x else weight
         return (
-            _product(flat, whole.t()).view(*gradient.shape[:-1], -1) if to_x else None,
-            _product(flat.t(), rows.t()) if to_weight else None,
+            product(flat, whole.t()).view(*gradient.shape[:-1], -1) if to_x else None,
+            product(flat.t(), rows.t()) if to_weight else None,
             flat.sum(0) if to_bias else None,
-            _product(_product(flat, b.t()).t(), rows.t()).mul_(ctx.scaling),
-            _product(_product(rows, a).t(), flat.t()).mul_(ctx.scaling).t(),  # copies the smaller one
+            product(product(flat, b.t()).t(), rows.t()).mul_(ctx.scaling),
+            product(product(rows, a).t(), flat.t()).mul_(ctx.scaling).t(),  # copies the smaller one
             None,
         )

@@ -128,6 +128,9 @@ class Speed:
     products: bool | Literal["auto"] = field(
         default="auto", metadata={"help": "matrix products by oneDNN; auto: on a CPU that is not Intel's"}
     )
+    fused_layers: bool = field(
+        default=True, metadata={"help": "with products: a decoder's layer and its gradients as one operation"}
+    )
     short_queries: bool = field(
         default=True, metadata={"help": "an encoder's states are read by a decoder without projecting them"}
     )
@@ -141,6 +144,9 @@ class Speed:
         default=0, metadata={"help": "micro-batches of so many tokens instead of batch_size rows; 0: of rows"}
     )
     compile: bool = field(default=False, metadata={"help": "the language model through torch.compile"})
+    keep_memory: bool = field(
+        default=True, metadata={"help": "on a CPU memory that a step has freed stays for the next one"}
+    )
 
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""

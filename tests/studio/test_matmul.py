@@ -15,7 +15,7 @@ from studio import plugins
 from studio.adapters import add_lora
 from studio.families import family
 from studio.training.loss import TokenLoss
-from studio.training.matmul import FastProducts, _product
+from studio.training.matmul import FastProducts, product
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
@@ -127,7 +127,7 @@ def test_other_types_and_empty_inputs_go_their_own_way() -> None:
     torch.testing.assert_close(net.double()(ROWS.double()), expected.double(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_product_takes_views_as_they_are() -> None:
+def test_aproduct_takes_views_as_they_are() -> None:
     x, weight = torch.randn(7, 5), torch.randn(5, 6)
-    torch.testing.assert_close(_product(x, weight.t()), x @ weight)
-    torch.testing.assert_close(_product(x.t()[:, :3], x.t()[:, :3]), x.t()[:, :3] @ x[:3])
+    torch.testing.assert_close(product(x, weight.t()), x @ weight)
+    torch.testing.assert_close(product(x.t()[:, :3], x.t()[:, :3]), x.t()[:, :3] @ x[:3])
