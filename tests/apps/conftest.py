@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
+from studio.accounts import FileAccounts
 from tests.apps.browsing import CHROMIUM, FLAGS, LIMIT, SIZES, faults
+from tests.apps.knocking import PEOPLE, sign_in, write_accounts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -164,6 +167,33 @@ def _served(told: WebApp, settings: Mapping[str, Any]) -> Iterator[WebApp]:
 def web_app(serve_app: Callable[..., WebApp]) -> WebApp:
     """Return the app that most tests share: names are shown, there are no accounts."""
     return serve_app()
+
+
+#: A variant's name as somebody would choose it who wants a script to run.
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="session")
+def closed_accounts(tmp_path_factory: pytest.TempPathFactory) -> FileAccounts:
+    """Return the accounts of `closed_app`: those of `tests.apps.knocking.PEOPLE`."""
+    return write_accounts(tmp_path_factory.mktemp("accounts") / "users.yaml")
+
+
+@pytest.fixture(scope="session")
+def closed_app(
+    serve_app: Callable[..., WebApp], web_variants: dict[str, Any], closed_accounts: FileAccounts
+) -> WebApp:
+    """Return a blind app that asks for a password; one of its variants has a hostile name."""
+    variants = dict(list(web_variants["variants"].items())[:3])
+    variants[HOSTILE] = variants["textiles"]
+    return serve_app(variants=variants, accounts=str(closed_accounts.path), blind=True)
+
+
+@pytest.fixture(scope="session")
+def people(closed_app: WebApp) -> Iterator[dict[str, httpx.Client]]:
+    """Return everybody's client of `closed_app`, signed in."""
+    with ExitStack() as opened:
+        yield {name: opened.enter_context(sign_in(closed_app.address, name)) for name in PEOPLE}
 
 
 @pytest.fixture(scope="module")
