@@ -186,7 +186,7 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     rows = read_rows(config, limits, augment)
     inputs = {"model": Checkpoint(base).fingerprint(), **rows.hashes}
     if config.adapter.start:
-        inputs["adapter.start"] = start_hash(config.adapter.start)
+        inputs["adapter.start"] = start_hash(config.adapter.start, config.method, inputs["model"])
     record = new_record("sft", to_dict(config), inputs, apart=APART, data=rows.origins)
     old = find_same(output, record, config.resume, apart=APART)
     if old is not None and old.state == "finished":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.adapter_format import WEIGHTS_FILE, is_adapter
-from studio.adapter_note import read_note
+from studio.adapter_note import AdapterNote, read_note
 from studio.adapters import load_adapter
 from studio.errors import CheckpointError, ConfigError
 from studio.files import sha256_file
@@ -27,9 +27,26 @@ def find_start(start: Path) -> Path:
     raise ConfigError(f"adapter.start: {start} holds no adapter (adapter_config.json) and no run with one")
 
 
-def start_hash(start: Path) -> str:
-    """Return the SHA-256 of the weights that a run starts from."""
-    return sha256_file(find_start(start) / WEIGHTS_FILE)
+def start_hash(start: Path, method: str, base_fingerprint: str) -> str:
+    """Return the SHA-256 of the weights that a run starts from, before anything else is read of them.
+
+    Raises:
+        ConfigError: for another method than the adapter's.
+        CheckpointError: if it was made for another base.
+    """
+    folder = find_start(start)
+    _check_note(folder, read_note(folder), method, base_fingerprint)
+    return sha256_file(folder / WEIGHTS_FILE)
+
+
+def _check_note(folder: Path, note: AdapterNote, method: str, base_fingerprint: str) -> None:
+    if note.kind != named_method(method).type:
+        raise ConfigError(f"adapter.start: {folder} is of the kind {note.kind}, which method={method} is not")
+    if note.base_fingerprint not in ("", base_fingerprint):
+        raise CheckpointError(
+            f"adapter.start: {folder} was made for {note.base or 'another base'} "
+            f"({note.base_fingerprint[:12]}), not for this one ({base_fingerprint[:12]})"
+        )
 
 
 def go_on_from(
@@ -53,13 +70,7 @@ def go_on_from(
     """
     folder = find_start(start)
     note = read_note(folder)
-    if note.kind != named_method(method).type:
-        raise ConfigError(f"adapter.start: {folder} is of the kind {note.kind}, which method={method} is not")
-    if note.base_fingerprint not in ("", base_fingerprint):
-        raise CheckpointError(
-            f"adapter.start: {folder} was made for {note.base or 'another base'} "
-            f"({note.base_fingerprint[:12]}), not for this one ({base_fingerprint[:12]})"
-        )
+    _check_note(folder, note, method, base_fingerprint)
     seen, now = ((told or {}).get("kind", "") for told in (note.note.get(NOTE), getattr(model, NOTE, None)))
     if seen != now:
         raise CheckpointError(

@@ -170,6 +170,8 @@ def test_a_run_goes_on_from_an_adapter_on_new_data(
         changed = {"adapter": {"start": str(start)}, "towers": towers, "output": tmp_path / "refused"}
         with pytest.raises(TriptychError, match=sentence):
             run(more, **changed)
+        early = start in (other, tmp_path / "nowhere")  # told before a row is looked at
+        assert (tmp_path / "refused").exists() is not early
         shutil.rmtree(tmp_path / "refused", ignore_errors=True)
     with pytest.raises(ConfigError, match="start brings r, alpha, dropout and options of its own"):
         run(more, adapter={"start": str(first.folder), "r": 8})
