@@ -1,11 +1,13 @@
 """Memory: what `triptych run sft --dry-run` foretells against what the run then takes.
 
-    python tests/benchmarks/bench_memory.py [--steps 6] [--only NAME]
+    python tests/benchmarks/bench_memory.py [--steps 4] [--rows 96] [--only NAME] [--json FILE]
 
-Each setting is a fresh process for the dry run, and another one for the run. The run's figure is VmHWM of its
-process, as the kernel counts it, from start to end: imports, loading, steps and saving. *Foretold* is what
-micro-batches up to half the size say (the line through the last two sizes that were tried), *dry run* what
-the two steps took. Models are nano-omni, and random ones of larger shapes.
+Each setting is a fresh process for the dry run, and another one for the run, each with an empty cache: a run
+that finds the features of frozen towers there takes less, because it never runs those towers. The run's
+figure is VmHWM of its process, as the kernel counts it, from start to end: imports, loading, steps and
+saving. *Foretold* is what micro-batches up to half the size say (the line through the last two sizes that
+were tried), *dry run* what the two steps took. Models are nano-omni, and random ones of larger shapes; the
+rows are some of a domain's.
 """
 
 from __future__ import annotations
@@ -13,11 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from studio.assets import find_data
+from studio.data import load_data
+from studio.families import _omni_build
 
 ROOT = Path(__file__).resolve().parents[2]
 DRY = (
@@ -52,13 +60,30 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nano, sounds, LoRA on all towers, 8 x 2": (
         "nano-omni", "commands", {"batch_size": 8, "accumulate": 2, **TRAINED},
     ),
-    "wide, pictures, LoRA on all towers, batch 16": ("wide", "textiles", {"batch_size": 16, **TRAINED}),
-    "wide, pictures, LoRA on all towers, batch 16, checkpointing": (
-        "wide", "textiles", {"batch_size": 16, "speed.checkpointing": "true", **TRAINED},
+    "wide, pictures, LoRA on all towers, batch 8": ("wide", "textiles", {"batch_size": 8, **TRAINED}),
+    "wide, pictures, LoRA on all towers, batch 8, checkpointing": (
+        "wide", "textiles", {"batch_size": 8, "speed.checkpointing": "true", **TRAINED},
     ),
     "deep, sounds, full, batch 8": ("deep", "commands", {"batch_size": 8, "method": "full"}),
     "wide, sounds, LoRA, batch 1": ("wide", "commands", {"batch_size": 1}),
 }  # fmt: skip
+
+
+def some_rows(domain: str, count: int, folder: Path) -> Path:
+    """Copy ``count`` rows of a domain into ``folder``: its first, and a tenth with the longest answers."""
+    source = find_data(domain)
+    samples = load_data(source, split="train")
+    longest = sorted(samples[count:], key=lambda sample: -len(sample.answer))[: count // 10]
+    chosen = [*samples[: count - len(longest)], *longest]
+    made = folder / domain
+    shutil.rmtree(made, ignore_errors=True)
+    for place in {part.path for sample in chosen for part in (*sample.images, *sample.sounds)}:
+        target = made / place.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place, target)
+    lines = (source / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    (made / "train.jsonl").write_text("\n".join(lines[samples.index(one)] for one in chosen) + "\n", "utf-8")
+    return made
 
 
 def measured(code: str, flags: list[str], cache: Path) -> str:
@@ -75,15 +100,16 @@ def measured(code: str, flags: list[str], cache: Path) -> str:
 def main() -> None:
     """Measure and print one row for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", default="", help="settings whose name has this in it")
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    began, told = time.monotonic(), {}
     print("| setting | run, MB | beyond loading | foretold | off by | dry run | off by | s a step |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        from studio.families import _omni_build
-
         for shape, size in SHAPES.items():
             _omni_build.build(folder / shape, _omni_build.Size(**size), ("the digit 0123456789",), 0)
         for setting, (model, data, more) in SETTINGS.items():
@@ -91,16 +117,12 @@ def main() -> None:
                 continue
             base = folder / model if model in SHAPES else model
             common = {
-                "model": base,
-                "data": data,
-                "max_steps": given.steps,
-                "save_every": given.steps,
-                **more,
-            }
-            flags = [f"{key}={value}" for key, value in {**common, "output": folder / "dry"}.items()]
-            dry = json.loads(measured(DRY, flags, folder / "cache"))
-            flags = [f"{key}={value}" for key, value in {**common, "output": folder / setting}.items()]
-            real = int(measured(REAL, flags, folder / "cache")) / 1024
+                "model": base, "data": some_rows(data, given.rows, folder), "output": folder / setting,
+                "max_steps": given.steps, "save_every": given.steps, **more,
+            }  # fmt: skip
+            flags = [f"{key}={value}" for key, value in common.items()]
+            dry = json.loads(measured(DRY, flags, folder / "cache" / setting / "dry"))
+            real = int(measured(REAL, flags, folder / "cache" / setting / "run")) / 1024
             peak, foretold = dry["peak"] / 2**20, (dry["foretold"] or dry["peak"]) / 2**20
             loaded = (dry["parts"]["process"] + dry["parts"]["weights"]) / 2**20
             print(
@@ -109,6 +131,19 @@ def main() -> None:
                 f"{dry['seconds_a_step']:.2f} |",
                 flush=True,
             )
+            sizes = {size["rows"]: round(size["peak"] / 2**20) for size in dry["sizes"]}
+            told[setting] = {
+                "run": real, "foretold": foretold, "dry": peak, "loaded": loaded, "sizes": sizes
+            }  # fmt: skip
+    off = {
+        name: max(abs(row[key] / row["run"] - 1) for key in ("foretold", "dry")) for name, row in told.items()
+    }
+    within = sum(value <= 0.15 for value in off.values())
+    seconds = time.monotonic() - began
+    print(f"\n{within} of {len(off)} settings within 15 %, foretold and by the dry run; {seconds:.0f} s")
+    print(json.dumps(told))
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One process with two threads, or two processes with one: which trains faster on the same two cores.
 
-    python tests/benchmarks/bench_processes.py [--data handwriting] [--steps 40] [--runs 2] [--cores 2]
+    python tests/benchmarks/bench_processes.py [--data handwriting] [--steps 25] [--runs 2] [--cores 2]
     [--json FILE]
 
 The recipe sft on nano-omni, LoRA on all towers, 16 samples a step, by one process with one thread, by one
@@ -44,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="handwriting")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -1,11 +1,11 @@
-"""Resuming: what it costs to go on at 10, 50 and 90 % of a run, beyond loading the model.
+"""Resuming: what it costs to go on at three random places of a run, beyond loading the model.
 
-    python tests/benchmarks/bench_resume.py [--rows 2400] [--steps 40]
+    python tests/benchmarks/bench_resume.py [--rows 2400] [--steps 40] [--seed 0] [--json FILE]
 
-A run of nano-omni on pictures and sounds is killed (SIGKILL) after a step at each place, and the same command
-starts again. *Cost* is the time from the call of the recipe to the end of its first new step, less the time
-that loading the model takes by itself in that process; imports that loading needs are before both. In the end
-the losses of all steps are compared with those of a run that was never killed.
+A run of nano-omni on pictures and sounds is killed (SIGKILL) after a step drawn at random from each third of
+it, and the same command starts again. *Cost* is the time from the call of the recipe to the end of its first
+new step, less the time that loading the model takes by itself in that process; imports that loading needs are
+before both. In the end the losses of all steps are compared with those of a run that was never killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import soundfile
@@ -103,8 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=2400)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0, help="of the places")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    print("| place | load, s | to the first step, s | cost beyond loading, s | the same in CPU s |")
+    began, told = time.monotonic(), []
+    print("| after step | load, s | to the first step, s | cost beyond loading, s | the same in CPU s |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -112,13 +118,16 @@ def main() -> None:
         settings = {"data": data, "batch_size": 8, "max_steps": given.steps, "save_every": 1}
         flags = [f"{key}={value}" for key, value in settings.items()]
         killed = [*flags, f"output={folder / 'killed'}"]
-        places = [round(share * given.steps) for share in (0.1, 0.5, 0.9)]
+        draw = Random(given.seed)
+        thirds = [round(given.steps * part / 3) for part in range(4)]
+        places = [draw.randrange(max(1, low), max(high, low + 2)) for low, high in pairwise(thirds)]
         start(places[0], killed, folder / "cache")
         for place, until in zip(places, [*places[1:], 2 * given.steps], strict=True):
             found = start(until - place, killed, folder / "cache")
             cost, cpu = (found[f"first{unit}"] - found[f"load{unit}"] for unit in ("", "_cpu"))
+            told.append({"step": place, "cost": cost, "cost_cpu": cpu, "load": found["load"]})
             print(
-                f"| {100 * place / given.steps:.0f} % | {found['load']:.2f} | {found['first']:.2f} | "
+                f"| {place} of {given.steps} | {found['load']:.2f} | {found['first']:.2f} | "
                 f"{cost:.2f} | {cpu:.2f} |",
                 flush=True,
             )
@@ -126,6 +135,12 @@ def main() -> None:
         one, other = losses(folder / "killed"), losses(folder / "whole")
         far = max(abs(a - b) for a, b in zip(one, other, strict=True))
         print(f"\nlosses of {len(one)} steps differ by {far:.1e} at most from those of a run never killed")
+        most = max(place["cost"] for place in told)
+        print(f"the largest cost is {most:.2f} s; {time.monotonic() - began:.0f} s in all")
+        result = {"rows": given.rows, "steps": given.steps, "places": told, "losses_apart": far}
+        print(json.dumps(result))
+        if given.json:
+            given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
