@@ -58,7 +58,8 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
     with timed(seconds, "merges"):
         merges = {method: merged(method, experts, out, log) for method in METHODS}
 
-    from apps.evaluate import evaluate, table
+    from apps.evaluate import evaluate
+    from apps.figures import table
     from apps.report import write_report
     from studio.assets import asset, find_data
     from studio.data import load_data

@@ -11,19 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from apps.answer_cache import AnswerCache, Contents
+from apps.figures import by_sample, columns, compare, measured, scores_of
 from studio import plugins
 from studio.data import check_media
 from studio.errors import DataError, TriptychError
 from studio.files import atomic_write
 from studio.log import Log
-from studio.scores import measure
 from studio.types import Sample
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Results = dict[str, dict[str, dict[str, Any]]]
 """``results[domain][variant]``: ``metric``, ``value``, ``n``, ``ci`` and ``higher_is_better`` of the first
@@ -66,6 +63,8 @@ def evaluate(
     cache: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
+    baseline: str = "",
+    clusters: str = "",
 ) -> Results:
     """Ask every variant of ``engine`` every sample, greedily, and score the answers.
 
@@ -77,13 +76,18 @@ def evaluate(
         batch_size: samples answered together; it does not change the answers.
         max_new_tokens: longest answer, in tokens.
         cache: folder of answers already given; what it holds is not asked again, whatever it was called.
-        out: folder for ``scores.json`` (results, fingerprints, settings) and ``samples.jsonl`` (one row per
-            sample and variant), each written whole; nothing is written without it.
+        out: folder for ``scores.json`` (``{variant: {"domain.metric": {value, low, high, n}}}``),
+            ``evaluation.json`` (results, fingerprints, settings) and ``samples.jsonl`` (one row per sample
+            and variant), each written whole; nothing is written without it.
         seed: of the bootstrap intervals.
+        baseline: the variant that the others are compared with, sample by sample (`studio.paired`); none if
+            empty. Cells then hold ``against``: ``value``, ``ci`` and ``p`` of the difference.
+        clusters: the group (a speaker, a patient) whose samples belong together in intervals and comparisons.
 
     Raises:
         DataError: rows without a reference answer, or media that do not decode: before the first answer.
         UnknownName: a metric that does not exist: before the first answer.
+        DataError: a metric that does not fit the data: its sentence, with the domain.
     """
     modules = {name: plugins.load("metrics", name) for name in metrics}
     if not modules or not data or not engine.names:
@@ -102,31 +106,38 @@ def evaluate(
     for domain in data:
         own = [row for row in rows if row.domain == domain]
         references = [row.sample.answer for row in own]
-        values: dict[str, dict[str, list[float]]] = {}
-        results[domain] = {}
-        for name in engine.names:
-            answers = [kept[name][row.key] for row in own]
-            results[domain][name] = _measured(list(modules), answers, references, seed)
-            values[name] = {
-                metric: module.each(answers, references)
-                for metric, module in modules.items()
-                if hasattr(module, "each")
+        told = columns([row.sample for row in own], modules)
+        said = {name: [kept[name][row.key] for row in own] for name in engine.names}
+        marks = [row.sample.groups.get(clusters, "") for row in own] if clusters else None
+        try:
+            results[domain] = {
+                name: measured(list(modules), answers, references, told, seed, marks)
+                for name, answers in said.items()
             }
+            if baseline:
+                compare(results[domain], baseline, said, references, told, seed, marks)
+            values = {name: by_sample(modules, answers, references, told) for name, answers in said.items()}
+        except ValueError as error:
+            raise DataError(f"domain '{domain}': {error}") from None
         for at, row in enumerate(own):
             for name in engine.names:
                 scores = {metric: each[at] for metric, each in values[name].items()}
-                lines.append(json.dumps(_sample_row(row, name, kept[name][row.key], scores, contents)))
+                line = _sample_row(row, name, kept[name][row.key], scores, contents)
+                lines.append(json.dumps({**line, "variant_sha256": prints[name], "seed": seed}))
     if out is not None:
-        told = {
+        about = {
             "metrics": list(modules),
             "decoding": decoding,
             "seed": seed,
+            "baseline": baseline,
+            "clusters": clusters,
             "variants": prints,
             "data": {domain: _data_hash([row for row in rows if row.domain == domain]) for domain in data},
             "results": results,
         }
         atomic_write(out / "samples.jsonl", "\n".join(lines) + "\n")
-        atomic_write(out / "scores.json", json.dumps(told, indent=2) + "\n")
+        atomic_write(out / "evaluation.json", json.dumps(about, indent=2) + "\n")
+        atomic_write(out / "scores.json", json.dumps(scores_of(results), indent=2) + "\n")
     return results
 
 
@@ -185,21 +196,6 @@ def _answer(
             kept[name].add([row.key for row in chunk], said)
 
 
-def _measured(
-    metrics: Sequence[str], answers: Sequence[str], references: Sequence[str], seed: int
-) -> dict[str, Any]:
-    found = {}
-    for metric in metrics:
-        score = measure(metric, answers, references, seed)
-        found[metric] = {
-            "value": score.value,
-            "n": score.n,
-            "ci": [score.low, score.high],
-            "higher_is_better": score.higher_is_better,
-        }
-    return {"metric": metrics[0], **found[metrics[0]], "metrics": found}
-
-
 def _sample_row(
     row: _Row, variant: str, output: str, scores: Mapping[str, float], contents: Contents
 ) -> dict[str, Any]:
@@ -209,6 +205,7 @@ def _sample_row(
         "where": row.sample.where,
         "prompt": "\n".join(turn.text for turn in row.sample.prompt if turn.text),
         "media": [{"path": str(path), "sha256": contents.medium(path)} for path in media],
+        "groups": dict(row.sample.groups),
         "reference": row.sample.answer,
         "variant": variant,
         "output": output,
@@ -219,40 +216,3 @@ def _sample_row(
 def _data_hash(rows: Sequence[_Row]) -> dict[str, Any]:
     told = "\n".join(f"{row.key} {json.dumps(row.sample.answer)}" for row in rows)
     return {"n": len(rows), "sha256": hashlib.sha256(told.encode()).hexdigest()}
-
-
-def table(results: Results, metric: str | None = None) -> Table:
-    """Return the results by one metric (the first) as a table: variants down, domains across."""
-    from rich.table import Table
-    from rich.text import Text
-
-    domains = list(results)
-    variants = list(results[domains[0]])
-    metric = metric or str(results[domains[0]][variants[0]]["metric"])
-    cells = {name: {d: _cell(results[d][name], metric) for d in domains} for name in variants}
-    first = cells[variants[0]]
-    sign = 1 if first[domains[0]]["higher_is_better"] else -1
-    view = Table(title=f"{metric}, 95 % interval", title_justify="left", caption_justify="left")
-    view.caption = "higher is better" if sign > 0 else "lower is better"
-    view.add_column("variant", no_wrap=True)
-    for domain in domains:
-        view.add_column(Text(f"{domain}\nn = {first[domain]['n']}"), justify="right")
-    view.add_column("mean", justify="right")
-    best = {domain: max(sign * cells[name][domain]["value"] for name in variants) for domain in domains}
-    means = {name: sum(cell["value"] for cell in cells[name].values()) / len(domains) for name in variants}
-    top = max(sign * mean for mean in means.values())
-    for name in variants:
-        shown = []
-        for domain, cell in cells[name].items():
-            style = "bold" if sign * cell["value"] == best[domain] else ""
-            text = Text().append(f"{cell['value']:.3f}", style=style)
-            shown.append(text.append(f"\n{cell['ci'][0]:.3f}-{cell['ci'][1]:.3f}", style="dim"))
-        mean = Text(f"{means[name]:.3f}", style="bold" if sign * means[name] == top else "")
-        view.add_row(Text(name), *shown, mean)
-    return view
-
-
-def _cell(result: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    """Return one metric's figures, from under ``metrics`` or from the result itself if it is the headline."""
-    cell: Mapping[str, Any] = result if result["metric"] == metric else result["metrics"][metric]
-    return cell

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from apps.gate import check_names, judge, read_rule
 from studio import plugins
-from studio.errors import ConfigError
+from studio.errors import ConfigError, unknown
 
 EXAMPLE = (
     "triptych eval nano-omni nano-omni+runs/handwriting/adapter --data handwriting\n"
     "triptych eval ties=runs/merged nano-omni --data commands --data textiles --metric wer --out runs/eval\n"
-    "triptych eval runs/merged nano-omni --data textiles --card"
+    "triptych eval runs/merged nano-omni --data textiles --card\n"
+    "triptych eval ties=runs/merged nano-omni --data textiles --baseline nano-omni "
+    "--must 'textiles.exact_match >= 0.9'"
 )
 
 
@@ -47,6 +50,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the figures into the model card of each merge among the models, in place of earlier ones",
     )
+    parser.add_argument(
+        "--baseline", metavar="NAME", default="", help="the model that the others are compared with in pairs"
+    )
+    parser.add_argument(
+        "--clusters",
+        metavar="GROUP",
+        default="",
+        help="rows of one value of this group (voice, patient) belong together in intervals and comparisons",
+    )
+    parser.add_argument(
+        "--must",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="exit 1 unless it holds: 'domain.metric >= 0.9'; may be given again",
+    )
     parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
@@ -64,14 +83,20 @@ def run(options: argparse.Namespace) -> int:
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
     choices = read_choices(options.models)
+    names = [choice.name for choice in choices]
     paths = {name: find_data(name) for name in dict.fromkeys(options.data)}
     merges = {choice.name: folder for choice in choices if (folder := merge_of(choice))}
     if options.card:
         _check_cards(merges)
+    rules = [read_rule(text) for text in options.must]
+    check_names(rules, names, [f"{domain}.{metric}" for domain in paths for metric in metrics])
+    if options.baseline and options.baseline not in names:
+        raise ConfigError(f"--baseline: {unknown('variant', options.baseline, names)}")
 
     from rich.console import Console
 
-    from apps.evaluate import evaluate, table
+    from apps.evaluate import evaluate
+    from apps.figures import scores_of, table
     from studio.data import check_modalities, load_data
     from studio.families import detect
     from studio.log import best_log
@@ -93,6 +118,8 @@ def run(options: argparse.Namespace) -> int:
         max_new_tokens=options.max_new_tokens,
         cache=options.out / "answers" if options.out else None,
         out=options.out,
+        baseline=options.baseline,
+        clusters=options.clusters,
     )
     for metric in metrics:
         Console().print(table(results, metric))
@@ -104,7 +131,11 @@ def run(options: argparse.Namespace) -> int:
             print(f"card: {write_scores(folder, results, name, how)}")
     if options.out:
         print(f"written to {options.out / 'scores.json'}")
-    return 0
+    verdicts = judge(rules, scores_of(results), options.baseline)
+    for verdict in verdicts:
+        word = "kept" if verdict.kept else "BROKEN"
+        print(f"{word:6}  {verdict.variant}: {verdict.rule}  ({verdict.value:.4f})")
+    return 0 if all(verdict.kept for verdict in verdicts) else 1
 
 
 def _check_cards(merges: dict[str, Path]) -> None:

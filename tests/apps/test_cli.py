@@ -246,12 +246,17 @@ def test_merge_by_flags_then_eval_writes_a_table_and_scores(
     assert done.returncode == 0, done.stderr
     assert re.search(r"\bone\b", done.stdout)
     assert re.search(r"\bmerged\b", done.stdout)
-    told = json.loads((tmp_path / "scores/scores.json").read_text())
+    told = json.loads((tmp_path / "scores/evaluation.json").read_text())
     cells = told["results"][str(rows)]
     assert list(cells) == [experts["base"].name, "one", "merged"]
     assert all(cell["n"] == 3 and cell["ci"][0] <= cell["value"] <= cell["ci"][1] for cell in cells.values())
     assert f"{cells['merged']['value']:.3f} [" in (tmp_path / "merged/README.md").read_text()
     assert "none of the models is one" in mistake(triptych("eval", *models[:2], "--data", rows, "--card"))
+
+    rules = ["--must", f"{rows}.exact_match >= 0", "--must", f"one: {rows}.exact_match > 1"]
+    broken = triptych("eval", *models, "--data", rows, "--out", "scores", *rules)
+    assert broken.returncode == 1, broken.stderr
+    assert re.findall(r"^(kept|BROKEN) +(\S+): ", broken.stdout, re.M)[-1] == ("BROKEN", "one")
 
 
 def test_merge_by_a_file_does_what_the_file_says(

@@ -16,7 +16,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from apps.answer_cache import AnswerCache, Contents
-from apps.evaluate import evaluate, table
+from apps.evaluate import evaluate
+from apps.figures import table
 from studio.data import load_data, write_jsonl
 from studio.errors import DataError, MediaError, TriptychError, UnknownName
 from studio.log import QuietLog
@@ -118,7 +119,7 @@ def test_the_files_tell_every_sample_and_every_setting(
     engine: Engine, data: dict[str, list[Sample]], tmp_path: Path
 ) -> None:
     results = run(engine, data, out=tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "scores.json").read_text())
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert told["results"] == results
     assert told["decoding"] == {"max_new_tokens": 4, "temperature": 0.0}
     assert told["variants"] == {name: engine.fingerprint(name) for name in ("base", "other")}
@@ -137,7 +138,46 @@ def test_the_files_tell_every_sample_and_every_setting(
             [r["scores"]["exact_match"] for r in rows if r["domain"] == domain and r["variant"] == "base"]
         )
         assert results[domain]["base"]["value"] == pytest.approx(mean)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["samples.jsonl", "scores.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "evaluation.json",
+        "samples.jsonl",
+        "scores.json",
+    ]
+
+
+def test_scores_are_told_by_variant_with_their_intervals(
+    engine: Engine, data: dict[str, list[Sample]], tmp_path: Path
+) -> None:
+    results = run(engine, data, out=tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert list(scores) == ["base", "other"]
+    assert set(scores["base"]) == {f"{d}.{m}" for d in data for m in ("exact_match", "wer")}
+    cell, told = results["sounds"]["other"]["metrics"]["wer"], scores["other"]["sounds.wer"]
+    assert told == {"value": cell["value"], "low": cell["ci"][0], "high": cell["ci"][1], "n": 3}
+
+
+def test_variants_are_compared_with_a_baseline_sample_by_sample(
+    engine: Engine, data: dict[str, list[Sample]]
+) -> None:
+    results = run(engine, data, baseline="base")
+    found = results["sounds"]["other"]["metrics"]["wer"]["against"]
+    gained = (
+        results["sounds"]["other"]["metrics"]["wer"]["value"]
+        - results["sounds"]["base"]["metrics"]["wer"]["value"]
+    )
+    assert found["value"] == pytest.approx(gained)
+    assert found["ci"][0] <= found["value"] <= found["ci"][1]
+    assert 0 < found["p"] <= 1
+    assert "against" not in results["sounds"]["base"]["metrics"]["wer"]
+
+
+def test_a_metric_that_does_not_fit_is_told_with_its_domain(
+    engine: Engine, data: dict[str, list[Sample]]
+) -> None:
+    with pytest.raises(DataError, match="domain 'pictures': reference 1 holds no box"):
+        run(engine, data, metrics=["exact_match", "box_iou"])
+    with pytest.raises(DataError, match="domain 'pictures': consistency needs for every sample: paraphrase"):
+        run(engine, data, metrics=["consistency"])
 
 
 def test_a_second_run_asks_nothing_and_says_so(
@@ -150,7 +190,7 @@ def test_a_second_run_asks_nothing_and_says_so(
     assert again == before
     assert log.said == ["reused 12 of 12 answers"]
     assert log.stages == []
-    for name in ("scores.json", "samples.jsonl"):
+    for name in ("scores.json", "samples.jsonl", "evaluation.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
