@@ -5,7 +5,6 @@ The sizes of the issue (32 people, 500 questions) are marked slow; a few people 
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import signal
@@ -25,18 +24,13 @@ import pytest
 
 from apps.web.panels import visible
 from studio.store import Store
-from studio.types import Sample, Text, Turn
 from studio.variants import Engine
+from tests.apps.asking import Person, asked
 from tests.apps.browsing import SHOTS
-from tests.apps.knocking import ROOT, call, handlers, stranger
+from tests.apps.knocking import ROOT, handlers, stranger
 
 NAMES = ("base", "textiles", "linear", "ties")
 TOKENS = 8
-_PANEL = re.compile(r"<article.*?</article>", re.DOTALL)
-_TITLE, _TEXT = (
-    re.compile(r"<h3[^>]*>(.*?)</h3>", re.DOTALL),
-    re.compile(r'<p class="tp-text">(.*?)</p>', re.DOTALL),
-)
 _SERVER = """
 import json, sys
 from apps.web import launch
@@ -51,53 +45,11 @@ def question(number: int) -> str:
     return f"question {number}: what is wrong {'here ' * (number % 5)}?"
 
 
-def asked(text: str) -> Sample:
-    """Return a question as the engine takes it."""
-    return Sample(turns=(Turn(role="user", parts=(Text(text=text),)),))
-
-
 def known(base: Path, variants: dict[str, str | None], count: int) -> dict[str, list[str]]:
     """Return every variant's answers to the questions, each variant asked alone."""
     engine = Engine(base, variants)
     samples = [asked(question(number)) for number in range(count)]
     return {name: engine.answers(name, samples, max_new_tokens=TOKENS) for name in variants}
-
-
-def plain(markup: str) -> str:
-    """Return what a piece of HTML says."""
-    return html.unescape(re.sub(r"<[^>]+>", "", markup))
-
-
-def told(said: str) -> str:
-    """Return the last board that a stream of events held."""
-    last = json.loads(said.rpartition("data:")[2])
-    return str(last["output"]["data"][0])
-
-
-class Person:
-    """One open page: asks by the page's own handlers, reads the panels, and gives a verdict."""
-
-    def __init__(self, client: httpx.Client, found: dict[str, Any], session: str) -> None:
-        """Open the page."""
-        self.client, self.found, self.session = client, found, session
-
-    def ask(self, text: str) -> tuple[dict[str, str], str, float]:
-        """Return what each panel says, the token of the verdict, and the seconds until all was said."""
-        began = time.monotonic()
-        data = [None, None, text, None, list(NAMES), False, 2, TOKENS, 0, 0]
-        fine, said = call(self.client, self.found["ask"], data, self.session)
-        assert fine, said[-2000:]
-        board = told(said)
-        panels = _PANEL.findall(board)
-        answers = {plain(_TITLE.findall(panel)[0]): plain("".join(_TEXT.findall(panel))) for panel in panels}
-        token = re.search(r'data-token="([^"]+)"', board)
-        return answers, token[1] if token else "", time.monotonic() - began
-
-    def vote(self, place: int, token: str) -> bool:
-        """Give a verdict, and return whether this one was acknowledged."""
-        event = {"vote": str(place), "token": token}
-        fine, said = call(self.client, self.found["vote"], [], self.session, event_data=event)
-        return fine and "your verdict is kept" in said.lower() and "judged before" not in said
 
 
 def percentile(seconds: list[float], share: float) -> float:
@@ -137,7 +89,7 @@ def compare(app: Any, variants: dict[str, str | None], people: int, count: int) 
                     number = next(numbers, None)
                 if number is None:
                     return wrong
-                answers, token, took = page.ask(question(number))
+                answers, token, took = page.ask(question(number), NAMES, TOKENS)
                 right = {name: visible(expected[name][number]) for name in NAMES}
                 wrong += sum(answers.get(name) != text for name, text in right.items())
                 place = number % len(NAMES)
@@ -209,7 +161,7 @@ def killed(web_variants: dict[str, Any], folder: Path, people: int, after: int) 
             page = Person(client, handlers(client), f"person{person}")
             for number in range(10_000):
                 text = f"{question(number)} asks {person}"
-                answers, token, _ = page.ask(text)
+                answers, token, _ = page.ask(text, NAMES, TOKENS)
                 if not page.vote(number % len(NAMES), token):
                     return
                 with taking:

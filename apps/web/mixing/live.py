@@ -14,8 +14,10 @@ from mergers import merged_factors
 from studio.adapters import is_adapter
 from studio.errors import DataError
 
-_KEPT = 16
-"""Live mixes kept in memory; the one used least recently is forgotten."""
+_KEPT = 4
+"""Live mixes kept in memory; the one used least recently is made again when it is asked."""
+_REMEMBERED = 500
+"""Pages whose mix is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Mixes:
         """Begin with none."""
         self.desk = desk
         self._standing: OrderedDict[str, Standing] = OrderedDict()
+        self._wanted: OrderedDict[str, Mix] = OrderedDict()
         self._number = 0
         self._lock = threading.Lock()
 
@@ -55,9 +58,20 @@ class Mixes:
         experts = self.experts
         return towers_in([experts[name] for name in mix.experts if name in experts])
 
-    def standing(self, session: str) -> Standing | None:
-        """Return the visitor's mix as it answers now."""
-        return self._standing.get(session)
+    def wanted(self, session: str) -> Mix | None:
+        """Return the mix that a visitor's page shows."""
+        return self._wanted.get(session)
+
+    def again(self, session: str) -> Standing:
+        """Return the visitor's mix as it answers now, made once more if others needed its place.
+
+        Raises:
+            DataError: the visitor has no mix, or as `make`.
+        """
+        mix = self.wanted(session)
+        if mix is None:
+            raise DataError("There is no mix yet; choose experts, or load the page again.")
+        return self.make(session, mix)
 
     def make(self, session: str, mix: Mix) -> Standing:
         """Let a mix answer from now on as the visitor's live variant.
@@ -83,6 +97,10 @@ class Mixes:
             made = Standing(mix=mix, name=name, seconds=time.monotonic() - began)
             self._standing[session] = made
             self._standing.move_to_end(session)
+            self._wanted[session] = mix
+            self._wanted.move_to_end(session)
+            while len(self._wanted) > _REMEMBERED:
+                self._wanted.popitem(last=False)
             while len(self._standing) > _KEPT:
                 gone = self._standing.popitem(last=False)[1]
                 self.desk.engine.remove(gone.name)  # type: ignore[attr-defined]

@@ -110,26 +110,33 @@ class _Mix:
         here = gr.context.Context.root_block
         assert here is not None
         state = [self.form, self.told, self.board]
-        here.load(self.open, None, state, **_CLOSED)
-        self.form.select(self.change, [self.asked, self.beside], state, trigger_mode="multiple", **_CLOSED)
+        here.load(self.begin_mix, None, state, **_CLOSED)
+        self.form.select(
+            self.change_mix, [self.asked, self.beside], state, trigger_mode="multiple", **_CLOSED
+        )
         gr.on(
             [self.send.click, self.text.submit],
-            self.ask,
+            self.ask_mix,
             [self.picture, self.sound, self.text, self.beside],
             [self.asked, self.told, self.board],
             preprocess=False,
             trigger_mode="multiple",
             **_CLOSED,
         )
-        self.stop.click(self.halt, queue=False, **_CLOSED)
+        self.stop.click(self.stop_mix, queue=False, **_CLOSED)
         fields = [self.picture, self.sound, self.text, self.turn]
-        self.example.click(self.show, self.turn, fields, queue=False, **_CLOSED)
-        self.measure.click(self.interference, None, self.maps, trigger_mode="once", **_CLOSED)
+        self.example.click(self.example_for_mix, self.turn, fields, queue=False, **_CLOSED)
+        self.measure.click(self.measure_mix, None, self.maps, trigger_mode="once", **_CLOSED)
         self.save.click(
-            self.keep, [self.name, self.kind], self.saved, preprocess=False, trigger_mode="once", **_CLOSED
+            self.save_mix,
+            [self.name, self.kind],
+            self.saved,
+            preprocess=False,
+            trigger_mode="once",
+            **_CLOSED,
         )
 
-    def open(self, request: gr.Request) -> tuple[Any, ...]:
+    def begin_mix(self, request: gr.Request) -> tuple[Any, ...]:
         """Show all experts in equal parts, and let that mix answer."""
         session, _ = self._visitor(request)
         mix = first(list(self.mixes.experts))
@@ -141,16 +148,16 @@ class _Mix:
             told = shown.problem_html(str(error))
         return self._form(mix), told, gr.skip()
 
-    def change(
+    def change_mix(
         self, asked: Question | None, beside: Any, event: gr.EventData, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Let the mix on the form answer from now on, the last question first."""
         session, who = self._visitor(request)
-        before = self.mixes.standing(session)
+        before = self.mixes.wanted(session)
         form: Any = gr.skip()
         try:
             mix = read_mix((event._data or {}).get("mix"), list(self.mixes.experts))
-            if before is None or (mix.method, mix.experts) != (before.mix.method, before.mix.experts):
+            if before is None or (mix.method, mix.experts) != (before.method, before.experts):
                 form = self._form(mix)
             made = self.mixes.make(session, mix)
         except TriptychError as error:
@@ -161,15 +168,13 @@ class _Mix:
             for board in self._answers(session, who, asked, made, beside is True):
                 yield gr.skip(), gr.skip(), board
 
-    def ask(
+    def ask_mix(
         self, picture: Any, sound: Any, text: Any, beside: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Send the question on the page to the mix, and to the experts beside it if asked."""
         session, who = self._visitor(request)
-        made = self.mixes.standing(session)
         try:
-            if made is None:
-                raise DataError("There is no mix yet; choose experts, or load the page again.")
+            made = self.mixes.again(session)
             question = read_question(picture, sound, text, Path(self.picture.GRADIO_CACHE))
         except TriptychError as error:
             yield gr.skip(), gr.skip(), self._panels((), problem=str(error))
@@ -177,14 +182,14 @@ class _Mix:
         for board in self._answers(session, who, question, made, beside is True):
             yield question, gr.skip(), board
 
-    def halt(self, request: gr.Request) -> None:
+    def stop_mix(self, request: gr.Request) -> None:
         """Stop the visitor's running answers."""
         session, _ = self._visitor(request)
         running = self.desk.round(session)
         if running is not None:
             running.stop()
 
-    def show(self, turn: Any, request: gr.Request) -> tuple[Any, ...]:
+    def example_for_mix(self, turn: Any, request: gr.Request) -> tuple[Any, ...]:
         """Fill the fields with the next example of the domains in turn."""
         self._visitor(request)
         place, domains = turn if isinstance(turn, int) else 0, self.desk.examples.domains
@@ -194,26 +199,22 @@ class _Mix:
         asked = example.question
         return self._upload(asked.picture), self._upload(asked.sound), asked.text, place + 1
 
-    def interference(self, request: gr.Request) -> Iterator[str]:
+    def measure_mix(self, request: gr.Request) -> Iterator[str]:
         """Measure where the chosen experts pull apart, and show it as heat maps."""
         session, _ = self._visitor(request)
-        standing = self.mixes.standing(session)
         yield shown.note_html("Measuring …")
         try:
-            if standing is None:
-                raise DataError("There is no mix yet; choose experts, or load the page again.")
+            standing = self.mixes.again(session)
             spec = standing.mix.spec(self.mixes.experts, self.mixes.base)
             yield shown.maps_html(spec, standing.mix.experts)
         except TriptychError as error:
             yield shown.problem_html(str(error))
 
-    def keep(self, name: Any, kind: Any, request: gr.Request) -> Iterator[str]:
+    def save_mix(self, name: Any, kind: Any, request: gr.Request) -> Iterator[str]:
         """Save the visitor's mix as a merge file, or merge it into the runs' folder and let it join in."""
         session, _ = self._visitor(request)
-        standing = self.mixes.standing(session)
         try:
-            if standing is None:
-                raise DataError("There is no mix yet; choose experts, or load the page again.")
+            standing = self.mixes.again(session)
             if kind not in _KINDS:
                 raise DataError(f"A mix is saved as {', '.join(_KINDS[:-1])} or {_KINDS[-1]}.")
             wanted, runs = checked(name), Path(self.desk.runs)
