@@ -175,6 +175,8 @@ def test_nothing_starts_without_a_set_or_with_settings_that_make_no_sense(desk: 
         trainings.start(ENGINEER, "new", "quick", None, {})
     with pytest.raises(DataError, match="unknown way to train 'quik'; did you mean 'quick'"):
         trainings.start(ENGINEER, "new", "quik", taken, {})
+    with pytest.raises(DataError, match="unknown way to train"):
+        trainings.start(ENGINEER, "new", ["quick"], taken, {})
     for steps, rate, seed in (
         ("many", 0, 0),
         (-1, 0, 0),

@@ -42,7 +42,7 @@ class _Train:
                 self._new()
             with gr.Column(min_width=300):
                 self._watch()
-        self.clock = gr.Timer(_EVERY)
+        self.clock = gr.Timer(_EVERY, active=False)  # it runs for those who are let in
         self._connect(Acts(desk, ROLE))
 
     def _new(self) -> None:
@@ -70,8 +70,8 @@ class _Train:
             elem_id="tp-presets",
         )
         with gr.Accordion("More settings", open=False, elem_id="tp-more"):
-            self.steps = gr.Number(None, precision=0, minimum=0, label="Steps at most; empty: as above")
-            self.rate = gr.Number(None, minimum=0, label="Learning rate; empty: as above")
+            self.steps = gr.Number(0, precision=0, minimum=0, label="Steps at most; 0: as above")
+            self.rate = gr.Number(0, minimum=0, label="Learning rate; 0: as above")
             self.seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed")
         self.begin = gr.Button("Start training", variant="primary", elem_id="tp-start")
         self.told = gr.HTML("", apply_default_css=False, js_on_load=_LIVE, elem_id="tp-start-told")
@@ -99,7 +99,7 @@ class _Train:
         looked = [self.report, self.taken, self.name, self.known]
         context = gr.context.Context.root_block
         assert context is not None
-        context.load(acts.opened, None, [self.known, *shown], **_CLOSED)
+        context.load(acts.opened, None, [self.known, self.clock, *shown], **_CLOSED)
         self.upload.select(acts.receive, self.name, looked, concurrency_limit=4, **_CLOSED)
         self.known.input(acts.choose, [self.known, self.name], looked, concurrency_limit=4, **_CLOSED)
         self.begin.click(

@@ -34,7 +34,7 @@ class Acts:
         sets = list(self.trainings.known_to(who))
         running = [one.job.id for one in jobs if one.state.name == "running"]
         chosen = (running or [one.job.id for one in jobs] or [""])[0]
-        return gr.update(choices=sets, value=None), *self._shown(who, chosen, {})
+        return gr.update(choices=sets, value=None), gr.update(active=True), *self._shown(who, chosen, {})
 
     def receive(self, name: Any, event: gr.EventData, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Take in the files that were sent, telling how far that is."""
@@ -53,7 +53,7 @@ class Acts:
         known = self.trainings.known_to(who)
 
         def work(folder: Path, log: Told) -> tuple[str, Path]:
-            if chosen not in known:
+            if not isinstance(chosen, str) or chosen not in known:
                 raise DataError("that set is not here any more")
             return str(chosen), known[chosen]
 
@@ -77,7 +77,8 @@ class Acts:
     def pick(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Show another training."""
         who = self._visitor(request)
-        return self._shown(who, str((event._data or {}).get("job")), {})
+        told = event._data if isinstance(event._data, dict) else {}
+        return self._shown(who, told.get("job"), {})
 
     def look(self, job: Any, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Show what has changed."""

@@ -24,7 +24,7 @@ ROWS = 12
 """Rows of the table that says in figures what the curve shows."""
 #: What the verdict's one word means for somebody who has chosen a way to train.
 PLAIN = {
-    "fits": "It has learned what these examples teach.",
+    "fits": "Its learning has levelled out: more of the same would change little. Its answers tell more.",
     "underfits": "It could learn more: train it once more with Thorough.",
     "overfits": "It began to learn by heart; its best moment was kept. More examples would help.",
     "unstable": "The training was unsteady: try Thorough, which takes smaller steps.",

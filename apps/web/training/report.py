@@ -35,7 +35,7 @@ def report_html(name: str, taken: Taken) -> str:
         f'<div class="tp-told tp-good"><b>{html.escape(name)}</b> is ready.</div>',
         f'<div class="tp-tally">{tally}</div>',
         _findings(taken),
-        '<h3 class="tp-small">What it learns from</h3>',
+        '<h3 class="tp-small">The first examples</h3>',
         f'<div class="tp-examples">{"".join(example_html(sample) for sample in taken.examples)}</div>',
     ]
     if not taken.held_out:

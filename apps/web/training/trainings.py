@@ -97,7 +97,7 @@ class Trainings:
         """
         if taken is None or not (taken.folder / "train.jsonl").is_file():
             raise DataError("Choose a data set first.")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise DataError(f"{unknown('way to train', str(preset), PRESETS)}.")
         title, name = self._name(title)
         output = self.runs / name
