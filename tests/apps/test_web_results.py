@@ -18,7 +18,7 @@ from tests.apps.browsing import shoot, too_wide
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-STRENGTH = {"base": -120.0, "textiles": 0.0, "linear": 60.0, "ties": 260.0}
+STRENGTH = {"base": -160.0, "textiles": -30.0, "linear": 120.0, "ties": 330.0}
 
 
 def fill(url: str, count: int) -> None:
@@ -52,7 +52,7 @@ def open_results(open_page: Callable[..., Page], app: Any, **look: str) -> Page:
 def many(serve_app: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return an app over a store with votes for all to be told apart."""
     url = f"sqlite:///{tmp_path_factory.mktemp('many') / 'kept.db'}"
-    fill(url, 300)
+    fill(url, 240)
     return serve_app(store_url=url)
 
 

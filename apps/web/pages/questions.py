@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from apps.web.ballot import VOTES
-from apps.web.desk import Desk
+from apps.web.desk import LOST, Desk
 from apps.web.sets.course import Course
 from apps.web.sets.parts import NONE, begin_html, end_html, progress_html, question_html
 from apps.web.visitors import Visitor
@@ -86,9 +86,15 @@ class _Questions:
         """Keep the visitor's verdict and go on with the set."""
         seat, who = self._visitor(request)
         try:
-            yield from self._next(seat, who, self.course.vote(seat, who, event._data))
+            one = self.course.vote(seat, who, event._data)
         except TriptychError as error:
             yield self._problem(seat, error)
+            return
+        try:
+            yield from self._next(seat, who, one)
+        except TriptychError as error:  # the verdict is kept, and the way goes on from here
+            progress, button, _, _ = self._start(one, who)
+            yield progress, button, gr.skip(), self.course.board(seat, str(error))
 
     def _next(self, seat: str, who: Visitor, one: QuestionSet) -> Iterator[tuple[Any, ...]]:
         asked = self.course.ask(seat, who, one)
@@ -100,7 +106,9 @@ class _Questions:
         for _ in asked.watch():
             if self.desk.round(seat) is not asked:
                 return
-        yield gr.skip(), gr.skip(), gr.skip(), self.course.board(seat)
+        lost = asked.kept is None
+        button = gr.update(value="Try again", visible=True) if lost else gr.skip()
+        yield gr.skip(), button, gr.skip(), self.course.board(seat, LOST if lost else "")
 
     def _start(self, one: QuestionSet, who: Visitor) -> tuple[Any, ...]:
         where = self.course.place(one, who)

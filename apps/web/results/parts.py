@@ -28,9 +28,9 @@ def results_html(found: Results) -> str:
         "</section><div class='tp-maps'>",
         _figure(win_matrix(found.ranking)),
         *(_figure(map) for map in by_part(found)),
+        "</div><section><h2>Can these votes be trusted?</h2><div class='tp-trust tp-maps'>",
         drawing(stability_chart(found)) if found.stability else "",
-        "</div>",
-        f'<section><h2>Can these votes be trusted?</h2><dl class="tp-facts">{_trust(found)}</dl></section>',
+        f'<dl class="tp-facts">{_trust(found)}</dl></div></section>',
         raters_html(found),
     ]
     return f'<div class="tp-results">{"".join(parts)}</div>'
@@ -123,17 +123,17 @@ def stability_chart(found: Results) -> Chart:
         "first place": [one.first for one in found.stability],
         "whole order": [one.order for one in found.stability],
     }
+    lines = [
+        Line(name=name, points=[(0.0, 100.0), *zip(share, [100 * value for value in values], strict=True)])
+        for name, values in kept.items()
+    ]
+    lines.append(Line(name="none", points=[(0.0, 0.0), (max(share), 0.0)], faint=True, colour=5))
     return Chart(
         title="When votes are left out",
         note="percent of 1,000 refits, each without other votes, that keep it",
         x="percent of the votes left out",
         y="percent",
-        lines=[
-            Line(
-                name=name, points=[(0.0, 100.0), *zip(share, [100 * value for value in values], strict=True)]
-            )
-            for name, values in kept.items()
-        ],
+        lines=lines,
     )
 
 
