@@ -27,6 +27,7 @@ _POLICY = (
 HEADERS: tuple[Header, ...] = (
     (b"content-security-policy", _POLICY.encode()),
     (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"same-origin"),  # without it a browser's form says that it came from nowhere
 )
 _FORM = """{problem}<form method="post" action="./login">
   <input type="hidden" name="next" value="{next}">
