@@ -34,7 +34,6 @@ from studio.training.learner import check_learner, type_to_load
 from studio.training.learning import table_lines
 from studio.training.loss import Precision, compute_type
 from studio.training.preference import Name, Preference
-from studio.training.preference_data import joined
 from studio.training.preference_loss import PreferenceLoss, divergence, evaluated
 from studio.training.preference_run import Votes, as_answered, read_preference_rows
 from studio.training.preference_verdict import before_and_after
@@ -228,10 +227,9 @@ def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:
     log.say(f"{family.name}: {trainee.count:,} parameters learn; {threads} threads")
     for line in table_lines(trainee.table):
         log.say(f"  {line}")
-    # A tower that learns, and is not skipped, runs once for both answers.
-    collate = joined(single)
-    if trainee.short.towers is None:
-        collate = share_media(plain, gauge, data.pairs, single, log, processes, dtype=dtype)
+    # A tower that learns is not skipped, but it runs once for both answers.
+    skipped = trainee.short.towers.cuts if trainee.short.towers else ()
+    collate = share_media(plain, gauge, data.pairs, single, log, processes, dtype=dtype, skipped=skipped)
     preference.tokens = trainee.loss
     steps.token_loss = preference
     steps.feed = Prefetch(collate, on=config.speed.prefetch, device=accelerator.device)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from studio.data.identity import sample_key
 from studio.training.encoding import Encoded
 from studio.training.preference_rows import Item
 from studio.types import Batch, Sample
@@ -21,12 +22,25 @@ Collate = Callable[[Sequence[Batch]], Batch]
 REFERENCE, GOOD = "preference.reference", "preference.good"
 
 
-def rows_of(items: Sequence[Item], beside: Sequence[Sample] = ()) -> list[Sample]:
-    """Return the rows to encode: all answers of each item, then the one that stands ``beside`` it, if any."""
+def rows_of(items: Sequence[Item], beside: Sequence[Sample] = ()) -> tuple[list[Sample], list[list[int]]]:
+    """Return the rows to encode, each once, and for each item which of them are its own.
+
+    Those are its answers, then the row that stands ``beside`` it, if any. An answer that was chosen over
+    three others is one row.
+    """
     rows: list[Sample] = []
+    known: dict[str, int] = {}
+    places = []
     for at, item in enumerate(items):
-        rows += [*item.ways, *beside[at : at + 1]]
-    return rows
+        own = []
+        for way in (*item.ways, *beside[at : at + 1]):
+            key = sample_key(way, str)
+            if key not in known:
+                known[key] = len(rows)
+                rows.append(way)
+            own.append(known[key])
+        places.append(own)
+    return rows, places
 
 
 class Preferences(Sequence[list[Batch]]):
@@ -37,8 +51,14 @@ class Preferences(Sequence[list[Batch]]):
     ``dropped`` counts items of which an answer was too long.
     """
 
-    def __init__(self, encoded: Encoded, items: Sequence[Item], samples: Sequence[Sample], each: int) -> None:
-        """Take the tensors of `rows_of` the items, ``each`` rows of an item, answers first."""
+    def __init__(
+        self,
+        encoded: Encoded,
+        items: Sequence[Item],
+        samples: Sequence[Sample],
+        places: Sequence[Sequence[int]],
+    ) -> None:
+        """Take the tensors of the rows of `rows_of` the items, and their ``places`` among those."""
         of_row: dict[int, list[int]] = defaultdict(list)
         for index, row in enumerate(encoded.rows):
             of_row[row].append(index)
@@ -49,19 +69,19 @@ class Preferences(Sequence[list[Batch]]):
         self.lengths: list[int] = []
         self.good: list[bool] = []
         self._answers = len(items[0].answers) if items else 0
-        for at, item in enumerate(items):
-            found = [of_row[at * each + way] for way in range(each)]
+        for item, own in zip(items, places, strict=True):
+            found = [of_row[place] for place in own]
             # One that was cut in several is no answer any more.
-            if any(len(places) != 1 for places in found):
+            if any(len(indices) != 1 for indices in found):
                 continue
-            members = [places[0] for places in found]
+            members = [indices[0] for indices in found]
             self.members.append(members)
             self.rows.append(item.row)
             self.weights.append(samples[item.row].weight)
             self.lengths.append(sum(encoded.lengths[index] for index in members[: self._answers]))
             self.good.append(item.good)
         self.dropped = len(items) - len(self.members)
-        self.reference: Tensor = torch.zeros(len(self.members), each)
+        self.reference: Tensor = torch.zeros(len(self.members), len(places[0]) if places else 0)
 
     def __len__(self) -> int:
         """Return the number of items."""

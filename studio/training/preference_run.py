@@ -62,12 +62,12 @@ class Votes:
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """Some rows, what there is to learn from them, and the rows that are encoded for it, ``each`` an item."""
+    """Some rows, what there is to learn from them, and what is encoded, with each item's ``places`` in it."""
 
     samples: Sequence[Sample]
     items: Sequence[Item]
     encoded: Sequence[Sample]
-    each: int
+    places: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class PreferenceRows:
         found, answers = [], []
         for name, rows in (("length", self.train), ("length, held-out", self.held_out)):
             encoded = open_encoded(gauge, rows.encoded, folder, self.limits)
-            made = Preferences(encoded, rows.items, rows.samples, rows.each)
+            made = Preferences(encoded, rows.items, rows.samples, rows.places)
             if encoded.fitted:
                 log.say(f"{name}: " + ", ".join(f"{n} answers {step}" for step, n in encoded.fitted.items()))
             if made.dropped:
@@ -188,4 +188,5 @@ def _read(config: Any, path: str, split: str, alone: bool) -> list[Sample]:
 def _set(samples: Sequence[Sample], alone: bool) -> Set:
     items = verdicts(samples) if alone else pairs(samples)
     beside = mismatched(items) if alone else []
-    return Set(samples=samples, items=items, encoded=rows_of(items, beside), each=2)
+    encoded, places = rows_of(items, beside)
+    return Set(samples=samples, items=items, encoded=encoded, places=places)

@@ -7,7 +7,7 @@ their gradient, and given to the rows of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,16 +32,12 @@ Together = Callable[[Sequence[list[Batch]]], Batch]
 class SharedMedia:
     """Makes batches of pairs with each medium once, and the hook by which the model gets its features."""
 
-    def __init__(self, model: Any, gauge: Gauge, collate: Collate) -> None:
-        """Hook onto ``model``; ``collate`` makes a batch of rows."""
+    def __init__(self, model: Any, gauge: Gauge, collate: Collate, features: Mapping[str, Feature]) -> None:
+        """Hook onto ``model`` for some of the family's ``features``; ``collate`` makes a batch of rows."""
         self._inner, self._gauge, self._rows = inner_model(model), gauge, collate
         self._collate = joined(self._without)
         self._plain = joined(collate)
-        self._features: Mapping[str, Feature] = {
-            name: feature
-            for name, feature in gauge.family.features.items()
-            if not feature.refuse(self._inner.config)
-        }
+        self._features = features
         self._hook = model.register_forward_pre_hook(self._give, with_kwargs=True)
 
     def __call__(self, items: Sequence[list[Batch]]) -> Batch:
@@ -102,19 +98,25 @@ def share_media(
     processes: Processes,
     *,
     dtype: torch.dtype,
+    skipped: Collection[str] = (),
 ) -> Together:
     """Return what makes batches of pairs with each medium once, if that computes the same; else plainly.
 
-    Every process of a run must come here.
+    The towers of modalities that are ``skipped`` do not run at all. Every process of a run must come here.
     """
     device = processes.accelerator.device
     plain = joined(collate)
-    takes = {key for feature in gauge.family.features.values() for key in feature.takes}
+    features: dict[str, Feature] = {
+        name: feature
+        for name, feature in gauge.family.features.items()
+        if name not in skipped and not feature.refuse(inner_model(model).config)
+    }
+    takes = {key for feature in features.values() for key in feature.takes}
     shown = [at for at in range(len(data)) if takes & set(data.keys(at))][:_PAIRS]
     whole = next(model.parameters()).device.type == device.type
     if not (shown and whole) or len(data[shown[0]]) < 2:
         return plain
-    shared, loss = SharedMedia(model, gauge, collate), TokenLoss(model, device, dtype)
+    shared, loss = SharedMedia(model, gauge, collate, features), TokenLoss(model, device, dtype)
 
     def lost(together: Together) -> Tensor:
         items = [data[at] for at in shown]
