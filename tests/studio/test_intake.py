@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from studio import families
 from studio.data import load_data
+from studio.data.archive import unpack
 from studio.data.findings.check import check_before_training
 from studio.data.intake import take_in
 from studio.errors import DataError
@@ -81,6 +85,30 @@ def test_a_table_and_a_folder_of_pictures_are_data_too(
     taken = take_in(sent, tmp_path / "pictures", None, LOG)
     assert taken.format == "imagefolder"
     assert {sample.answer for sample in load_data(tmp_path / "pictures/train.jsonl")} == {"hole", "seam"}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse longer files, as it does where a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_nothing_half_written(sent: Path, tmp_path: Path) -> None:
+    (sent / "train.jsonl").write_text("".join(row(i) for i in range(400)))
+    archive = shutil.make_archive(str(tmp_path / "sent"), "zip", sent)
+    (tmp_path / "sets").mkdir()
+    with files_of_at_most(20_000), pytest.raises(OSError, match="File too large"):
+        take_in(sent, tmp_path / "sets/out", None, LOG)
+    with files_of_at_most(20_000), pytest.raises(OSError, match="File too large"):
+        unpack(Path(archive), tmp_path / "sets/out")
+    assert os.listdir(tmp_path / "sets") == []
+    assert unpack(Path(archive), tmp_path / "sets/in") == 1
+    assert take_in(tmp_path / "sets/in", tmp_path / "sets/out", None, LOG).learned == 360
 
 
 def test_splits_of_other_names_become_train_and_test(sent: Path, tmp_path: Path) -> None:
