@@ -209,6 +209,20 @@ def test_a_finished_expert_joins_the_engine_once_and_one_that_cannot_is_told(
     assert list(trainings.apart) == [bad.job.id]
 
 
+def test_an_app_goes_on_with_what_was_queued_while_it_was_closed(desk: Desk, tmp_path: Path) -> None:
+    queue = Queue(Path(desk.runs) / "queue")
+    words = ["domains", "names=[textiles]", "train=2", "test=1", f"output={tmp_path / 'cloth'}"]
+    queue.add(title="cloth", words=words, output=tmp_path / "cloth")
+    queue.set_limit(1)
+    looked_after = Trainings(desk)
+    end = time.monotonic() + 120
+    while queue.jobs()[0].state.name != "finished":
+        assert time.monotonic() < end, queue.jobs()
+        time.sleep(0.2)
+    assert looked_after.seen_by(EXPERT) == []
+    assert [one.job.title for one in looked_after.seen_by(LOCAL)] == ["cloth"]
+
+
 def test_only_those_who_may_train_reach_a_handler(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
