@@ -3,6 +3,7 @@
     speed.packing        rows joined into one sequence, no padding (`packing`)
     speed.products       matrix products by oneDNN, LoRA's in the weight (`matmul`)
     speed.fused_layers   a decoder's layer as one operation, by these products (`fused_layer`)
+    speed.places         positions on several axes once for each row (`places`)
     speed.short_queries  cross-attention projects its few queries, not all that they read (`crossing`)
     speed.compile        the language model's layers through torch.compile
     speed.keep_memory    freed memory stays for the next step (`allocator`), which needs no comparison
@@ -29,6 +30,7 @@ from studio.training.loss import TokenLoss
 from studio.training.matmul import FastProducts, pays
 from studio.training.packing import Packing, packing_pays
 from studio.training.parity import Gate
+from studio.training.places import Axes, Places
 from studio.training.processes import Processes
 from studio.training.settings import Speed
 from studio.types import Batch
@@ -83,6 +85,16 @@ class FastPaths:
             fused = FusedLayers(_layers(self._model)) if self._speed.fused_layers else ()
             if fused and not self._gate.allows("fused_layers", plain, loss):
                 fused.close()
+
+    def places(self, collate: Collate) -> Collate:
+        """Return how rows become a batch that knows its positions, if the model gives them several axes."""
+        if not (
+            self._speed.places and self._whole and Axes(self._model) and "input_ids" in self._data.keys(0)
+        ):
+            return collate
+        made = Places(self._model, collate)
+        with self._loss(collate) as plain, self._loss(made) as fast:
+            return made if self._gate.allows("places", self._gate.measure(plain), fast) else collate
 
     def packing(self, collate: Collate, rows: int, micro: int) -> Collate:
         """Return how rows become a batch from now on: ``rows`` are those of a step, ``micro`` of a part."""

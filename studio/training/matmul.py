@@ -36,10 +36,13 @@ def pays() -> bool:
 
 
 class FastProducts:
-    """Puts the products of a model's linear layers through oneDNN until `close`."""
+    """Puts the products of a model's linear layers through oneDNN until `close`.
+
+    A convolution of patches that are as large as its kernel, as vision towers begin with, is a product, too.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """Give every linear layer and every plain LoRA layer of ``model`` a forward of its own."""
+        """Give every such layer of ``model``, and every plain LoRA layer, a forward of its own."""
         self._changed: list[torch.nn.Module] = []
         for module in model.modules():
             if "forward" in vars(module):  # somebody else's, as for weights that are kept elsewhere
@@ -48,6 +51,8 @@ class FastProducts:
                 self._set(module, partial(_linear, module))
             elif is_lora(module):
                 self._set(module, partial(_lora, module, module.forward))
+            elif _takes_patches(module):
+                self._set(module, partial(_patches, module, module.forward))
 
     def __len__(self) -> int:
         """Return the number of layers that were changed."""
@@ -83,6 +88,28 @@ def _lora(module: Any, own: Callable[..., Tensor], x: Tensor, *args: Any, **kwar
         return own(x)
     made: Tensor = _Lora.apply(x, base.weight, base.bias, a, b, module.scaling[name])
     return made
+
+
+def _patches(module: Any, own: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Return what a convolution makes of patches x [P, C, ...]: [P, N, 1, ...]."""
+    if (
+        x.dim() != module.weight.dim()
+        or x.shape[1:] != module.weight.shape[1:]
+        or not suits(x, module.weight)
+    ):
+        return own(x)
+    weight = module.weight.flatten(1)
+    made: Tensor = _Linear.apply(x.flatten(1), weight, module.bias)
+    return made.view(*made.shape, *[1] * (x.dim() - 2))
+
+
+def _takes_patches(module: Any) -> bool:
+    return type(module) in (torch.nn.Conv2d, torch.nn.Conv3d) and (
+        module.kernel_size == module.stride
+        and module.groups == 1
+        and not any((*module.padding,) if isinstance(module.padding, tuple) else (1,))
+        and set(module.dilation) == {1}
+    )
 
 
 def plain_lora(module: Any) -> str | None:

@@ -9,13 +9,13 @@ gate (`parity`) to find out on real rows.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from studio.training.places import Axes
 from studio.types import Batch
 
 Collate = Callable[[Sequence[Batch]], Batch]
@@ -30,11 +30,7 @@ class Packing:
 
     def __init__(self, model: Any, collate: Collate) -> None:
         """Pack what ``collate`` makes for ``model``, which is a decoder alone."""
-        self._collate = collate
-        self._positions = next(
-            (m.compute_3d_position_ids for m in model.modules() if hasattr(m, "compute_3d_position_ids")),
-            None,
-        )
+        self._collate, self._positions = collate, Axes(model)
 
     def __call__(self, items: Sequence[Batch]) -> Batch:
         """Return samples [L_i] as a batch [1, N] with ``rows`` [1, N], which tells the sample of a token."""
@@ -60,18 +56,10 @@ class Packing:
 
     def _axes(self, batch: Batch, kept: Tensor) -> Tensor | None:
         """Return the position ids of a model with three axes [3, 1, N]; None for one with one."""
-        if self._positions is None:
+        if not self._positions:
             return None
-        known: dict[str, Any] = dict(batch)
-        if "feature_attention_mask" in batch:
-            known["audio_feature_lengths"] = batch["feature_attention_mask"].sum(-1)
-        wanted = set(inspect.signature(self._positions).parameters)
-        given = {key: known.get(key) for key in wanted}
-        made = self._positions(**given)
-        if made is None:  # a text alone: all axes are its places
-            made = (kept.cumsum(1) - 1)[None].expand(3, -1, -1)
-        axes: Tensor = made[:, kept][:, None].to(torch.long)
-        return axes
+        made = batch["position_ids"] if "position_ids" in batch else self._positions(batch)
+        return made[:, kept][:, None]
 
 
 def packing_pays(

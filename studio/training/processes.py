@@ -85,6 +85,8 @@ class Processes:
         if self.strategy == "deepspeed":
             taken = zero.Zero(model, optimiser, clip)
             return taken.engine, taken
+        if self.world == 1:  # accelerate would look for packages in every step
+            return model, optimiser
         prepared, stepping = self.accelerator.prepare(model, optimiser)
         return prepared, stepping
 
@@ -100,6 +102,8 @@ class Processes:
         """Add the gradients of a micro-batch, the ``last`` of a step or another one."""
         if self.strategy == "deepspeed":
             zero.backward(model, loss, last)
+        elif self.world == 1:
+            loss.backward()  # type: ignore[no-untyped-call]
         else:
             self.accelerator.backward(loss)
 
@@ -112,6 +116,8 @@ class Processes:
         """Scale gradients down to a norm of ``limit`` (0: never), and return the norm [] that they had."""
         if isinstance(optimiser, zero.Zero):
             return optimiser.take()
+        if self.world == 1:
+            return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
         norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit or math.inf)
         return fsdp.joined(norm)
 

@@ -24,7 +24,10 @@ def set_seed(seed: int, *place: int | str) -> None:
     value = derive(seed, *place)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    if torch.accelerator.is_available():
+        torch.manual_seed(value)
+    else:  # or torch notes, with the place in the code, a seed for devices that are not there
+        torch.default_generator.manual_seed(value)
 
 
 def generator(seed: int, *place: int | str) -> torch.Generator:

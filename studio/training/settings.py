@@ -131,6 +131,9 @@ class Speed:
     fused_layers: bool = field(
         default=True, metadata={"help": "with products: a decoder's layer and its gradients as one operation"}
     )
+    places: bool = field(
+        default=True, metadata={"help": "positions on several axes (M-RoPE) once for each row, then kept"}
+    )
     short_queries: bool = field(
         default=True, metadata={"help": "an encoder's states are read by a decoder without projecting them"}
     )

@@ -59,7 +59,7 @@ def take_shortcuts(
         towers = skip_towers(model, gauge, data.steady, collate, log, processes, dtype=dtype)
     if towers:
         collate = towers.collate(collate)
-    collate = fast.packing(collate, rows, micro)
+    collate = fast.packing(fast.places(collate), rows, micro)
     fast.short_queries(collate)
     last = fast.last_layer(collate)
     fast.compiled(collate)

@@ -113,6 +113,7 @@ class Bench:
             "side": side, "model": str(model), "data": folder, "held_out": held_out, "towers": towers,
             "output": str(self.folder / f"run-{self.count}"), "rows": given.rows, "epochs": given.epochs,
             "batch": given.batch, "lr": 1e-3, "seed": 0, "end": end, "speed": speed, "order": given.order,
+            "schedule": given.schedule,
         }  # fmt: skip
         around = os.environ | {
             "OMP_NUM_THREADS": str(given.threads), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
@@ -176,6 +177,9 @@ def main() -> None:
     for name, default in (("rows", 400), ("epochs", 3), ("batch", 8), ("runs", 2), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--order", choices=("ours", "own"), default="ours", help="the peer's order of rows")
+    parser.add_argument(
+        "--schedule", choices=("linear", "constant"), default="linear", help="both sides' rate"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--verbose", action="store_true", help="what ours says of itself")
     given = parser.parse_args()

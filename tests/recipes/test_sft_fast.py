@@ -18,7 +18,7 @@ from studio.training.tracking import read_metrics
 
 OFF = {
     "tower_cache": False, "prefetch": False, "packing": False, "products": False, "last_layer": False,
-    "chunked_loss": False, "fused_layers": False, "keep_memory": False,
+    "chunked_loss": False, "fused_layers": False, "keep_memory": False, "places": False,
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def trained(settings: dict[str, Any], folder: Path, **speed: Any) -> tuple[list[
     "speed",
     [
         {"packing": True, "last_layer": True, "products": True},
-        {"last_layer": True, "products": True, "fused_layers": True, "keep_memory": True},
+        {"last_layer": True, "products": True, "fused_layers": True, "keep_memory": True, "places": True},
         {"batch_tokens": 150, "packing": True},
         {"batch_tokens": 100, "tower_cache": True, "packing": True, "prefetch": True, "products": True},
     ],
@@ -58,7 +58,7 @@ def test_fast_is_plain(settings: dict[str, Any], tmp_path: Path, speed: dict[str
     settings["optimiser"] = {"warmup": 1, "clip": 0}
     expected, weights, _ = trained(settings, tmp_path / "plain", **OFF)
     found, learned, log = trained(settings, tmp_path / "fast", **(OFF | speed))
-    for name in ("packing", "last_layer", "products", "fused_layers", "tower_cache"):
+    for name in ("packing", "last_layer", "products", "fused_layers", "places", "tower_cache"):
         assert [sentence.startswith(f"{name}: on") for sentence in log.about(name)][:1] == (
             [True] if speed.get(name) else []
         ), log.sentences

@@ -131,3 +131,30 @@ def test_aproduct_takes_views_as_they_are() -> None:
     x, weight = torch.randn(7, 5), torch.randn(5, 6)
     torch.testing.assert_close(product(x, weight.t()), x @ weight)
     torch.testing.assert_close(product(x.t()[:, :3], x.t()[:, :3]), x.t()[:, :3] @ x[:3])
+
+
+def test_a_convolution_of_patches_is_a_product_and_others_are_left_alone() -> None:
+    torch.manual_seed(0)
+    for size, bias in (((2, 4, 4), True), ((4, 4), False)):
+        kind = nn.Conv3d if len(size) == 3 else nn.Conv2d
+        net = nn.Sequential(kind(3, 6, size, stride=size, bias=bias))
+        patches = torch.randn(10, 3, *size, requires_grad=True)
+        whole = torch.randn(1, 3, *(2 * each for each in size))
+        plain, expected = net(patches), net(whole)
+        before = gradients(net, plain.square().sum())
+        to_patches, patches.grad = patches.grad, None
+        assert len(FastProducts(net)) == 1
+        found = net(patches)
+        assert found.shape == plain.shape
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+        after = gradients(net, found.square().sum())
+        for path in before:
+            torch.testing.assert_close(after[path], before[path], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(patches.grad, to_patches, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(whole), expected)
+    others = [
+        nn.Conv2d(3, 6, 3),
+        nn.Conv2d(3, 6, 2, stride=2, padding=1),
+        nn.Conv2d(4, 4, 2, stride=2, groups=2),
+    ]
+    assert len(FastProducts(nn.Sequential(*others))) == 0
