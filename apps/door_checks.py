@@ -51,11 +51,11 @@ def api(app: Caller) -> Iterator[Finding]:
 def settings(app: Caller) -> Iterator[Finding]:
     """What the launch leaves on: monitoring, analytics, run history, a share link, error details."""
     seen = [path for path in ("/monitoring", "/monitoring/summary") if _there(app.ask(path))]
-    yield finding("monitoring", _list("answers", seen), "off")
+    yield finding("monitoring", _list("answers", seen), "off or closed")
     runs = [path for path in (f"{API}/runs", f"{API}/run-history/buckets") if _there(app.ask(path))]
     told = app.config
     on = _list("answers", runs) or ("run_history is on" if told and told.get("run_history") else "")
-    yield finding("run history", on, "off")
+    yield finding("run history", on, "off or closed")
     shared = b"Disallow: /\n" in app.ask("/robots.txt").body + b"\n"
     link = (
         "the app is shared by a public link: share=False"

@@ -11,8 +11,11 @@ import ipaddress
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.requests import ClientDisconnect
 
 from apps.web.gates import PROXY, Gate, OpenGate
 from apps.web.http import (
@@ -77,7 +80,8 @@ class Guard:
     ``by_address`` any number. This keeps a page of another site from reaching the app under a name of
     its own that points here (DNS rebinding). ``pages`` are the addresses of pages beside the root.
     ``gate`` says who asks, ``proxies`` are the addresses whose word about the visitor counts. An upload
-    has at most ``largest`` bytes by role. Until `ready`, only the app's own start is let through.
+    has at most ``largest`` bytes by role; what is left of one that broke off in the folder ``uploads`` is
+    removed. Until `ready`, only the app's own start is let through.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Guard:
         gate: Gate | None = None,
         proxies: Sequence[str] = (),
         largest: dict[str, int] | None = None,
+        uploads: Path | None = None,
     ) -> None:
         """Stand before ``app``."""
         self.app, self.hosts, self.pages = app, frozenset(hosts), frozenset(f"/{page}" for page in pages)
@@ -99,6 +104,7 @@ class Guard:
         self.ready = False
         self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
         self._largest = largest or {}
+        self._folder, self._uploading, self._broken = uploads, 0, False
         self._owners: OrderedDict[str, str] = OrderedDict()  # a page's session -> its visitor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,7 +203,22 @@ class Guard:
         ):
             await _later(send, wait)
         else:
-            await self.app(scope, receive, send)
+            self._uploading += 1
+            try:
+                await self.app(scope, receive, send)
+            except ClientDisconnect:
+                self._broken = True
+            finally:
+                self._uploading -= 1
+                if self._broken and not self._uploading:
+                    self._broken = False
+                    self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what Gradio leaves of uploads that broke off: a finished one stands in a folder."""
+        for left in self._folder.glob("tmp*") if self._folder else ():
+            if left.is_file():
+                left.unlink(missing_ok=True)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor) -> None:
         """Let a call to a handler through that is small, well formed, and from its own page."""

@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -72,6 +73,7 @@ class Door:
             by_address=not local,
             gate=self.gate,
             proxies=self.proxies,
+            uploads=Path(os.environ["GRADIO_TEMP_DIR"]) if "GRADIO_TEMP_DIR" in os.environ else None,
             largest={role: MAX_UPLOAD if role == "expert" else MAX_DATA for role in ROLES},
         )
 

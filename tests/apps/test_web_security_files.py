@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,6 +88,31 @@ def test_a_gigabyte_is_refused_before_it_is_sent(closed_app: Any, people: dict[s
         assert sent < 50_000_000
     after = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert after - before < 1_000_000
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(closed_app: Any, people: dict[str, Any]) -> None:
+    there = urlsplit(closed_app.address)
+    cookie = "; ".join(f"{key}={value}" for key, value in people["abel"].cookies.items())
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\nHost: localhost\nCookie: {cookie}\nContent-Length: 900000\n"
+        "Content-Type: multipart/form-data; boundary=b\n\n--b\n"
+        'Content-Disposition: form-data; name="files"; filename="a.png"\n\n'
+    )
+    (folder,) = closed_app.log.parent.glob("triptych-*")
+    with socket.create_connection((there.hostname, there.port), timeout=60) as wire:
+        wire.sendall(head.replace("\n", "\r\n").encode() + bytes(200_000))
+        wait_for(lambda: any(one.is_file() for one in folder.glob("tmp*")))
+    wait_for(lambda: not any(one.is_file() for one in folder.glob("tmp*")))
+    assert "Traceback" not in closed_app.log.read_text()
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Return when something is true; a minute is more than it may take."""
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came true")
 
 
 def test_an_expert_uploads_less_than_those_who_train(people: dict[str, Any]) -> None:
