@@ -49,6 +49,7 @@ from studio.log import Log, PlainLog
 from studio.scores import wilson
 from studio.store import Store, media_folder
 from studio.training.loss import TokenLoss
+from studio.training.preference_data import rows_of
 from studio.training.preference_rows import pairs
 from studio.training.threads import set_threads
 from studio.types import Sample
@@ -153,25 +154,25 @@ def vote(
     return folder / "votes"
 
 
-def ranked(adapter: Path, rows: list[Sample]) -> list[bool]:
-    """Return for each preference whether the model finds the chosen answer likelier, per token."""
+def ranked(adapters: dict[str, Path], rows: list[Sample]) -> dict[str, list[bool]]:
+    """Return whether each model finds the chosen answer of each preference likelier, per token."""
     base = find_model("nano-omni")
     family = families.detect(base)
-    loaded = family.load(base)
-    model = load_adapter(loaded.model, adapter).eval()
-    loss = TokenLoss(model, torch.device("cpu"))
-    met: list[bool] = []
-    items = pairs(rows)
-    with torch.no_grad():
-        for at in range(0, len(items), 16):
-            ways = [way for item in items[at : at + 16] for way in item.ways]
-            batch = family.collate(
-                loaded.processor, [family.encode(loaded.processor, way, True) for way in ways], "right"
-            )
-            total, tokens = loss.rows(model, batch, len(ways))
-            mean = (total / tokens).view(-1, 2)
-            met += (mean[:, 0] > mean[:, 1]).tolist()
-    loss.close()
+    ways, places = rows_of(pairs(rows))
+    processor = family.load(base).processor
+    encoded = [family.encode(processor, way, True) for way in ways]
+    order = sorted(range(len(ways)), key=lambda at: len(encoded[at]["input_ids"]))
+    met: dict[str, list[bool]] = {}
+    for name, adapter in adapters.items():
+        model = load_adapter(family.load(base).model, adapter).eval()
+        loss, mean = TokenLoss(model, torch.device("cpu")), torch.zeros(len(ways))
+        with torch.no_grad():
+            for at in range(0, len(order), 32):
+                which = order[at : at + 32]
+                batch = family.collate(processor, [encoded[row] for row in which], "right")
+                total, tokens = loss.rows(model, batch, len(which))
+                mean[which] = total / tokens
+        met[name] = [bool(mean[chosen] > mean[rejected]) for chosen, rejected in places]
     return met
 
 
@@ -241,7 +242,7 @@ def bench(options: argparse.Namespace, folder: Path) -> None:
         clock.lap("dpo")
         held_out = load_data(votes["test"] / "preferences.jsonl")
         learned = load_data(votes["train"] / "preferences.jsonl")
-        met = {name: ranked(adapter, held_out) for name, adapter in (("before", start), ("after", done))}
+        met = ranked({"before": start, "after": done}, held_out)
         for domain in domains:
             test = asked[domain, "test"]
             now = ask(done, domain, [q.sample for q in test])

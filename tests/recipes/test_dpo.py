@@ -475,18 +475,17 @@ def test_an_estimate_writes_nothing_and_asks_no_reference(settings: dict[str, An
     assert not Path(settings["output"]).exists()
 
 
-@pytest.mark.parametrize("name", ["whisper", "smolvlm", "qwen2_audio"])
-def test_other_families_learn_preferences(
-    name: str, tiny: Callable[[str], Path], data: Any, settings: dict[str, Any], tmp_path: Path
+def test_an_encoder_with_a_decoder_learns_preferences(
+    tiny: Callable[[str], Path], data: Any, settings: dict[str, Any]
 ) -> None:
-    folder = data(name, 6, 2)
+    folder = data("whisper", 6, 2)
     rows = [
         dataclasses.replace(row, turns=row.prompt, chosen=said("yes"), rejected=said("no not at all"))
         for row in load_data(folder, "train")
     ]
     write_jsonl(folder / "votes.jsonl", rows)
     done = run(
-        settings, model=str(tiny(name)), data=str(folder / "votes.jsonl"), eval_data=None, max_steps=6,
+        settings, model=str(tiny("whisper")), data=str(folder / "votes.jsonl"), eval_data=None, max_steps=6,
         lr=2e-2, votes={"hold_out": 0.2},
     )  # fmt: skip
     rewards = losses(done.folder, "margin")
