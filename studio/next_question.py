@@ -10,7 +10,8 @@ Among the questions q that are left and the pairs of variants a, b, the one with
     score(q, a, b) = disagreement(q, a, b) * shortening(a, b)
 
 ``disagreement`` is 1 - F1 of the words of the two answers, at least `DIFFERENT` where they differ at all and
-0 where they do not; of answers that nobody has asked for yet, what it is on average between these variants.
+0 where they do not. Of answers that nobody has asked for yet it is what these variants' and this question's
+averages, over that of all, let expect; each average begins with one observation of all's, and that with 1.
 ``shortening`` is by how much one more vote on this pair is expected to shorten the 95 % intervals of all
 differences between two variants, on average and in Elo. With the covariance C of the scores, the chance p
 that a beats b and u = e_a - e_b, a vote has the information w = p (1 - p) / 173.7^2 and leaves
@@ -27,10 +28,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -190,19 +192,19 @@ def _best(
 ) -> tuple[str, Pair]:
     """Return the question and the pair, sorted by name, with the highest score."""
     gain = shortening(won)
-    pairs = [(i, j) for i, j in combinations(range(len(variants)), 2)]
-    apart: dict[tuple[str, Pair], float] = {}
-    usual: dict[Pair, list[float]] = {}
-    names: dict[tuple[int, int], Pair] = {}
-    for i, j in pairs:
-        a, b = sorted((variants[i], variants[j]))
-        names[i, j] = pair = (a, b)
-        usual[pair] = [1.0]  # of variants that nobody has heard yet, the most is expected
-        for question, said in known.answers.items():
-            if a in said and b in said:
-                apart[question, pair] = disagreement(said[a], said[b])
-                usual[pair].append(apart[question, pair])
-    expected = {pair: sum(values) / len(values) for pair, values in usual.items()}
+    pairs = list(combinations(range(len(variants)), 2))
+    names = {(i, j): _sorted(variants[i], variants[j]) for i, j in pairs}
+    apart = {
+        (question, pair): disagreement(said[pair[0]], said[pair[1]])
+        for pair in names.values()
+        for question, said in known.answers.items()
+        if pair[0] in said and pair[1] in said
+    }
+    overall = (1 + sum(apart.values())) / (1 + len(apart))
+    by_pair, by_question = _Mean(overall), _Mean(overall)
+    for (question, pair), value in apart.items():
+        by_pair.add(pair, value)
+        by_question.add(question, value)
     choices = [(question, place) for question in left for place in pairs]
     if done % SHARED == SHARED - 1:
         by_others = [(q, p) for q, p in choices if known.judged.get((q, names[p]), set()) - {rater}]
@@ -211,11 +213,30 @@ def _best(
     def rating(choice: tuple[str, tuple[int, int]]) -> tuple[float, str]:
         question, place = choice
         pair = names[place]
-        score = apart.get((question, pair), expected[pair]) * float(gain[place])
+        expected = min(1.0, by_pair[pair] * by_question[question] / overall) if overall else 0.0
+        score = apart.get((question, pair), expected) * float(gain[place])
         return -round(score, 9), _hash(rater, question, *pair)
 
     question, place = min(choices, key=rating)
     return question, names[place]
+
+
+class _Mean:
+    """Means of what was observed, by key, each with one observation of ``start`` before."""
+
+    def __init__(self, start: float) -> None:
+        self._start, self._sums, self._counts = start, defaultdict[Any, float](float), Counter[Any]()
+
+    def add(self, key: Any, value: float) -> None:
+        self._sums[key] += value
+        self._counts[key] += 1
+
+    def __getitem__(self, key: Any) -> float:
+        return (self._start + self._sums.get(key, 0.0)) / (1 + self._counts[key])
+
+
+def _sorted(one: str, other: str) -> Pair:
+    return (one, other) if one < other else (other, one)
 
 
 def _sort(comparisons: Sequence[Comparison], votes: Sequence[Vote], rater: str) -> _Known:
@@ -227,8 +248,7 @@ def _sort(comparisons: Sequence[Comparison], votes: Sequence[Vote], rater: str) 
         if of is None:
             continue
         if len(of.variants) == 2:
-            a, b = sorted(of.variants)
-            known.judged[of.question, (a, b)].add(vote.rater)
+            known.judged[of.question, _sorted(*of.variants)].add(vote.rater)
         if vote.rater == rater and of.asker == rater:
             verdicts[of.id] = vote.choice
     for one in comparisons:
