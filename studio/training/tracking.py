@@ -24,6 +24,8 @@ from studio.training.save import Progress, read_progress
 FILE = "metrics.jsonl"
 #: Trackers whose package has another name.
 PIP = {"comet_ml": "comet-ml", "mlflow": "mlflow-skinny"}
+#: What trackers call the name of a run in their project, where it can be given.
+NAMES = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
 
 
 class Stopwatch:
@@ -76,7 +78,9 @@ class Metrics:
             told = {
                 key: v if isinstance(v, int | float | str) else str(v) for key, v in flatten(config).items()
             }
-            accelerator.init_trackers("triptych", config=told)
+            name = folder.resolve().name
+            named = {tracker: {setting: name} for tracker, setting in NAMES.items()}
+            accelerator.init_trackers("triptych", config=told, init_kwargs=named)
         if accelerator.is_main_process:
             kept = [row for row in read_metrics(folder) if row["step"] <= before.step] if before.step else []
             atomic_write(self._path, "".join(json.dumps(row) + "\n" for row in kept))
