@@ -165,7 +165,7 @@ class Desk:
         before = {
             panel.name: (*panel.before, Exchange(question=done.asked.question, answer=panel.text))
             for panel in done.panels
-            if panel.text and panel.state != "failed"
+            if _answered(panel)
         }
         best = done.vote if done.vote in before else next(iter(before))
         further = replace(
@@ -327,9 +327,14 @@ def why_not_further(done: Round) -> str:
         return "The names are known now; send a new question."
     if talk >= LONGEST_TALK:
         return f"A conversation has at most {LONGEST_TALK} questions; send a new one."
-    if not any(panel.text and panel.state != "failed" for panel in done.panels):
+    if not any(map(_answered, done.panels)):
         return "No variant gave an answer that could be asked about; send a new question."
     return ""
+
+
+def _answered(panel: Panel) -> bool:
+    """Return whether a panel's variant can be asked further; an answer of no words is one."""
+    return panel.state == "done" or (panel.state == "stopped" and bool(panel.text))
 
 
 def first_choice(names: Sequence[str]) -> list[str]:

@@ -153,9 +153,9 @@ def _figures(panel: Panel, timed: bool) -> str:
     words = f"<span>{panel.words} word{'' if panel.words == 1 else 's'}</span>"
     if not timed:
         return f'<p class="tp-figures">{words}</p>'
-    how, told = "alone", "It had the machine to itself"
+    how, told = "· alone", "It had the machine to itself"
     if panel.together > 1:
-        how, told = f"of {panel.together} at once", f"{panel.together} variants answered in one batch"
+        how, told = f"· {panel.together} at once", f"{panel.together} variants answered in one batch"
     if panel.first is not None:
         told += f"; first word after {panel.first:.2f} s"
     time = f'<span title="{told}">{panel.seconds:.2f} s <small>{how}</small></span>'
