@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_sft.py trainer [--data handwriting commands] [--towers frozen trained]
     python tests/benchmarks/bench_sft.py trl
     python tests/benchmarks/bench_sft.py ablation [--data handwriting commands]
-    options: [--rows 400] [--epochs 3] [--batch 8] [--runs 2] [--threads 1]
-             [--order ours|own] [--json FILE]
+    options: [--rows N] [--epochs 3] [--batch 8] [--runs 2] [--threads 1]
+             [--order ours|own] [--schedule linear|constant] [--json FILE]
 
 *trainer*: LoRA on nano-omni, pictures (handwriting) and sounds (commands), its towers frozen or adapted too,
 beside a Trainer whose collator calls the processor on every batch. *trl*: a SmolVLM of nano-omni's size on
@@ -13,6 +13,9 @@ same model, rows, LoRA and its start, batches, steps, learning rate, seed and pr
 ``--order own`` the peer draws its batches itself, of any lengths, and ends at another loss for it. Every
 training is a process of its own, the sides take turns, and ours never finds anything in a cache. Rows should
 be a multiple of the batch.
+
+The rate falls to nothing: with a constant one the loss of the last steps says little. Without ``--rows`` each
+pair takes so many that a command is done in five minutes.
 
 Samples per second count from the first line after the imports to the last step: loading, checks, encoding,
 features and gates are in ours. *later* is the second epoch and those after it. The loss is that of the same
@@ -43,9 +46,16 @@ TOWERS = {
         "handwriting": ["llm", "vision", "projector"], "commands": ["llm", "audio", "projector"],
     },
 }  # fmt: skip
+#: Rows that both sides are done with in some minutes on two quiet processors.
+ROWS = {
+    ("handwriting", "frozen"): 1200, ("handwriting", "trained"): 400, ("commands", "frozen"): 400,
+    ("commands", "trained"): 240,
+}  # fmt: skip
+ROWS_OF_TRL, ROWS_OF_ABLATION = 160, 64
 NOTHING: dict[str, Any] = {
     "tower_cache": False, "prefetch": False, "packing": False, "products": False, "chunked_loss": False,
-    "last_layer": False, "batch_tokens": 0, "compile": False,
+    "last_layer": False, "batch_tokens": 0, "compile": False, "fused_layers": False, "places": False,
+    "keep_memory": False,
 }  # fmt: skip
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("base", {}),
@@ -55,8 +65,11 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("+ last layer for labels", {"last_layer": True}),
     ("+ chunked loss", {"chunked_loss": True}),
     ("+ prefetch", {"prefetch": True}),
+    ("+ positions once a row", {"places": True}),
+    ("+ memory kept", {"keep_memory": True}),
     ("+ products", {"products": True}),
-    ("+ compile, for products and last layer", {"compile": True}),
+    ("+ fused layers", {"fused_layers": True}),
+    ("the same, padded", {"packing": False, "batch_tokens": 0}),
 )
 
 
@@ -95,23 +108,25 @@ class Bench:
         self.folder, self.given, self.count = folder, given, 0
         self.rows: list[dict[str, Any]] = []
 
-    def data(self, name: str) -> tuple[str, str]:
+    def data(self, name: str, rows: int) -> tuple[str, str]:
         """Return a folder with the first rows of a shipped domain, and the domain."""
-        folder = self.folder / name
+        folder = self.folder / f"{name}-{rows}"
         if not folder.exists():
             shutil.copytree(find_data(name), folder)
             lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-            (folder / "train.jsonl").write_text("".join(lines[: self.given.rows]), encoding="utf-8")
+            (folder / "train.jsonl").write_text("".join(lines[:rows]), encoding="utf-8")
         return str(folder), str(find_data(name))
 
-    def train(self, side: str, data: str, model: Path, towers: list[str], end: str, **speed: Any) -> Any:
+    def train(
+        self, side: str, data: str, model: Path, towers: list[str], end: str, rows: int, **speed: Any
+    ) -> Any:
         """Return what one training took."""
         self.count += 1
-        folder, held_out = self.data(data)
+        folder, held_out = self.data(data, rows)
         given = self.given
         asked = {
             "side": side, "model": str(model), "data": folder, "held_out": held_out, "towers": towers,
-            "output": str(self.folder / f"run-{self.count}"), "rows": given.rows, "epochs": given.epochs,
+            "output": str(self.folder / f"run-{self.count}"), "rows": rows, "epochs": given.epochs,
             "batch": given.batch, "lr": 1e-3, "seed": 0, "end": end, "speed": speed, "order": given.order,
             "schedule": given.schedule,
         }  # fmt: skip
@@ -133,19 +148,21 @@ class Bench:
     def compare(self, peer: str, data: str, model: Path, towers: str, end: str) -> None:
         """Let both sides train in turn, and print their rates and ratios."""
         chosen = TOWERS[towers][data]
+        rows = self.given.rows or (ROWS_OF_TRL if peer == "trl" else ROWS[data, towers])
         both: dict[str, list[Any]] = {"ours": [], peer: []}
         for _ in range(self.given.runs):
             for side, found in both.items():
-                found.append(self.train(side, data, model, chosen, end))
+                found.append(self.train(side, data, model, chosen, end, rows))
         mine, theirs = (
             {key: statistics.median(one[key] for one in found) for key in found[0] if key not in ("side",)}
             for found in both.values()
         )
         ratio = {key: mine[key] / theirs[key] for key in mine if mine[key] and theirs[key]}
-        self.rows.append({"data": data, "towers": towers, "peer": peer, "ours": both["ours"],
+        self.rows.append({"data": data, "towers": towers, "peer": peer, "rows": rows, "ours": both["ours"],
                           "theirs": both[peer], "ratio": ratio})  # fmt: skip
         print(
-            f"| {data} | {towers} | {peer} | {mine['samples_per_s']:.1f} | {theirs['samples_per_s']:.1f} "
+            f"| {data} | {towers} | {peer} | {rows} "
+            f"| {mine['samples_per_s']:.1f} | {theirs['samples_per_s']:.1f} "
             f"| **{ratio['samples_per_s']:.2f}** | {ratio['samples_per_cpu_s']:.2f} "
             f"| {ratio.get('later_per_s', 0):.2f} | {ratio.get('later_per_cpu_s', 0):.2f} "
             f"| {mine['peak_mb']:.0f} | {theirs['peak_mb']:.0f} "
@@ -158,7 +175,7 @@ class Bench:
         speed = dict(NOTHING)
         for name, more in STEPS:
             speed |= more
-            took = self.train("ours", data, model, ["llm"], "", **speed)
+            took = self.train("ours", data, model, ["llm"], "", self.given.rows or ROWS_OF_ABLATION, **speed)
             self.rows.append({"data": data, "step": name, "speed": dict(speed), **took})
             print(
                 f"| {data} | {name} | {took['wall']:.1f} | {took['cpu']:.1f} | {took['samples_per_s']:.1f} "
@@ -174,7 +191,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=("handwriting", "commands"),
                         default=["handwriting", "commands"])  # fmt: skip
     parser.add_argument("--towers", nargs="+", choices=("frozen", "trained"), default=["frozen", "trained"])
-    for name, default in (("rows", 400), ("epochs", 3), ("batch", 8), ("runs", 2), ("threads", 1)):
+    for name, default in (("rows", 0), ("epochs", 3), ("batch", 8), ("runs", 2), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--order", choices=("ours", "own"), default="ours", help="the peer's order of rows")
     parser.add_argument(
@@ -188,10 +205,10 @@ def main() -> None:
         print("|" + "---|" * 8)
     else:
         print(
-            "| data | towers | peer | ours, samples/s | peer | ratio | by CPU s | later | by CPU s "
+            "| data | towers | peer | rows | ours, samples/s | peer | ratio | by CPU s | later | by CPU s "
             "| peak MB | peer | loss | peer | apart |"
         )
-        print("|" + "---|" * 14)
+        print("|" + "---|" * 15)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), given)
         if given.part == "trl":

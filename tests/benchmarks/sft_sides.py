@@ -135,7 +135,8 @@ def arguments(kind: Any, given: dict[str, Any], **more: Any) -> Any:
     """Return the settings of a Trainer that are ours."""
     return kind(
         output_dir=given["output"], num_train_epochs=1 if given["order"] == "ours" else given["epochs"],
-        per_device_train_batch_size=given["batch"], learning_rate=given["lr"], lr_scheduler_type=given["schedule"],
+        per_device_train_batch_size=given["batch"], learning_rate=given["lr"],
+        lr_scheduler_type=given["schedule"],
         use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         remove_unused_columns=False, dataloader_num_workers=0, seed=given["seed"], bf16=False, **more,
     )  # fmt: skip
@@ -177,9 +178,9 @@ def ours(given: dict[str, Any], clock: Clock) -> None:
     settings = {
         "model": given["model"], "data": given["data"], "output": given["output"], "lr": given["lr"],
         "epochs": given["epochs"], "batch_size": given["batch"], "seed": given["seed"], "precision": "fp32",
-        "towers": {tower: "lora" for tower in given["towers"] if tower != "llm"}, "schedule": given["schedule"],
-        "adapter": {"r": 16, "alpha": 32}, "optimiser": {"warmup": 0}, "speed": given["speed"],
-        "save_every": 10**6,
+        "towers": {tower: "lora" for tower in given["towers"] if tower != "llm"},
+        "schedule": given["schedule"], "optimiser": {"warmup": 0}, "speed": given["speed"],
+        "adapter": {"r": 16, "alpha": 32}, "save_every": 10**6,
     }  # fmt: skip
     sft.run(from_dict(sft.Config, settings), clock)
 
