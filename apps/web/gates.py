@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
 from typing import Protocol
 
 from anyio import to_thread
@@ -110,6 +111,7 @@ class HeaderGate:
     def __init__(self, header: str, accounts: Accounts) -> None:
         """Open the gate; ``header`` is the name of the header, in any case."""
         self._header, self._accounts = header.lower().encode(), accounts
+        self._first = threading.Lock()  # a page asks for many things at once
 
     async def visitor(self, scope: Scope) -> Visitor | None:
         """Return whom the proxy names; a header that stands there twice names nobody."""
@@ -132,4 +134,8 @@ class HeaderGate:
         return False
 
     def _account(self, name: str) -> Account:
-        return self._accounts.find(name) or self._accounts.put(Account(name=name))
+        known = self._accounts.find(name)
+        if known is None:
+            with self._first:
+                known = self._accounts.find(name) or self._accounts.put(Account(name=name))
+        return known

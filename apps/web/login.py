@@ -39,7 +39,8 @@ _FORM = """{problem}<form method="post" action="./login">
   <button>Sign in</button>
 </form>"""
 _LEAVE = """<p>You are signed in as {name}, in the role {role}.</p>
-<form method="post" action="./logout"><button>Sign out</button></form>"""
+<form method="post" action="./logout"><button>Sign out</button></form>
+<p><a href="./">Back to the app</a></p>"""
 _WRONG = "The name or the password is wrong."
 _LONGEST_FORM = 8192
 #: Tries that fail: of one name from one address, of one name from anywhere, and from one address.

@@ -154,4 +154,16 @@
       if (vote !== null && press(`.tp-vote[data-vote="${vote}"]`)) event.preventDefault();
     }
   }, true);
+
+  // Who is signed out meanwhile signs in again and comes back: loading the page anew leads to the form.
+  const ask = window.fetch;
+  window.fetch = async (...what) => {
+    const reply = await ask(...what);
+    const last = Number(sessionStorage.getItem("triptych-anew") ?? 0);
+    if (reply.status === 401 && Date.now() - last > 60000) {
+      sessionStorage.setItem("triptych-anew", String(Date.now()));
+      window.location.reload();
+    }
+    return reply;
+  };
 })();

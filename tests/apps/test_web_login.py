@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.apps.browsing import LIMIT, shoot, too_wide
+from tests.apps.browsing import LIMIT, PARTS, shoot, too_wide
 from tests.apps.knocking import PASSWORD
 
 if TYPE_CHECKING:
@@ -61,4 +61,27 @@ def test_a_wrong_password_is_told_and_the_name_stays(browser: Any, closed_app: A
     assert page.input_value("#name") == "er<b>ik"
     assert page.input_value("#password") == ""
     shoot(page, "login-wrong")
+    context.close()
+
+
+def test_whoever_is_signed_out_meanwhile_signs_in_and_comes_back(browser: Any, closed_app: Any) -> None:
+    context = browser.new_context()
+    context.set_default_timeout(LIMIT)
+    page = context.new_page()
+
+    def sign_in() -> None:
+        page.fill("#name", "erik")
+        page.fill("#password", PASSWORD)
+        page.click("button")
+
+    page.goto(closed_app.address)
+    sign_in()
+    for part in PARTS:
+        page.wait_for_selector(part)
+    page.fill("#tp-text textarea", "which is it?")
+    context.clear_cookies()
+    page.click("#tp-send")
+    page.wait_for_url("**/login")
+    sign_in()
+    page.wait_for_selector("#tp-send")
     context.close()
