@@ -100,8 +100,8 @@ class _Train:
         context = gr.context.Context.root_block
         assert context is not None
         context.load(acts.opened, None, [self.known, self.clock, *shown], **_CLOSED)
-        self.upload.select(acts.receive, self.name, looked, concurrency_limit=4, **_CLOSED)
-        self.known.input(acts.choose, [self.known, self.name], looked, concurrency_limit=4, **_CLOSED)
+        self.upload.select(acts.receive, None, looked, concurrency_limit=4, **_CLOSED)
+        self.known.input(acts.choose, self.known, looked, concurrency_limit=4, **_CLOSED)
         self.begin.click(
             acts.start,
             [self.name, self.preset, self.taken, self.steps, self.rate, self.seed],

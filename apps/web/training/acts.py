@@ -36,7 +36,7 @@ class Acts:
         chosen = (running or [one.job.id for one in jobs] or [""])[0]
         return gr.update(choices=sets, value=None), gr.update(active=True), *self._shown(who, chosen, {})
 
-    def receive(self, name: Any, event: gr.EventData, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def receive(self, event: gr.EventData, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Take in the files that were sent, telling how far that is."""
         who = self._visitor(request)
         uploads = Path(get_upload_folder())
@@ -45,9 +45,9 @@ class Acts:
         def work(folder: Path, log: Told) -> tuple[str, Path]:
             return put_in_place(told, uploads, folder, log), folder
 
-        yield from take(self.trainings, who, work, name)
+        yield from take(self.trainings, who, work)
 
-    def choose(self, chosen: Any, name: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def choose(self, chosen: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Take in a set that is here already."""
         who = self._visitor(request)
         known = self.trainings.known_to(who)
@@ -57,7 +57,7 @@ class Acts:
                 raise DataError("that set is not here any more")
             return str(chosen), known[chosen]
 
-        yield from take(self.trainings, who, work, name)
+        yield from take(self.trainings, who, work)
 
     def start(
         self, name: Any, preset: Any, taken: Any, steps: Any, rate: Any, seed: Any, request: gr.Request

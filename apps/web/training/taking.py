@@ -49,10 +49,10 @@ class Told:
         self.told = message.capitalize()
 
 
-def take(trainings: Trainings, who: Visitor, work: Work, name: Any) -> Iterator[tuple[Any, ...]]:
+def take(trainings: Trainings, who: Visitor, work: Work) -> Iterator[tuple[Any, ...]]:
     """Take in what ``work`` finds; yield updates of the report, the set, the name, the known sets.
 
-    ``name`` is what the visitor has called the expert so far; an empty one is filled with the set's.
+    The set's name becomes what stands in the name's empty field, which the visitor may be filling just now.
     """
     log, over = Told(), queue.SimpleQueue[Any]()
 
@@ -80,8 +80,12 @@ def take(trainings: Trainings, who: Visitor, work: Work, name: Any) -> Iterator[
         return
     title, taken = found
     known = trainings.known_to(who)
-    fresh = title if not name else gr.skip()
-    yield report_html(title, taken), taken, fresh, gr.update(choices=list(known), value=None)
+    yield (
+        report_html(title, taken),
+        taken,
+        gr.update(placeholder=title),
+        gr.update(choices=list(known), value=None),
+    )
 
 
 def _taken(trainings: Trainings, work: Work, log: Told) -> tuple[str, Taken]:

@@ -89,7 +89,7 @@ class Trainings:
     def start(
         self, who: Visitor, title: Any, preset: Any, taken: Taken | None, changes: Mapping[str, Any]
     ) -> Standing:
-        """Queue the training of a new expert, and start it if it is its turn.
+        """Queue the training of a new expert, who without a name has the set's; start it if it is its turn.
 
         Raises:
             DataError: there is no data set, or the name or the preset will not do.
@@ -99,7 +99,7 @@ class Trainings:
             raise DataError("Choose a data set first.")
         if not isinstance(preset, str) or preset not in PRESETS:
             raise DataError(f"{unknown('way to train', str(preset), PRESETS)}.")
-        title, name = self._name(title)
+        title, name = self._name(title if isinstance(title, str) and title.strip() else taken.folder.name)
         output = self.runs / name
         settings = settings_of(preset, taken, self.base, self._model(), output, changes)
         _check(settings)
@@ -161,9 +161,9 @@ class Trainings:
             found.setdefault(name, assets_root() / "data" / name)
         return found
 
-    def _name(self, title: Any) -> tuple[str, str]:
+    def _name(self, title: str) -> tuple[str, str]:
         """Return an expert's name as it is shown, and as its folder and variant are called."""
-        title = " ".join(title.split()) if isinstance(title, str) else ""
+        title = " ".join(title.split())
         if not title or len(title) > LONGEST or not title.isprintable():
             raise DataError(f"Give the expert a name of 1 to {LONGEST} characters.")
         if not any(character.isascii() and character.isalnum() for character in title):
