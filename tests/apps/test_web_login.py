@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.apps.browsing import LIMIT, PARTS, shoot, too_wide
+from tests.apps.browsing import LIMIT, shoot, too_wide
 from tests.apps.knocking import PASSWORD
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_whoever_is_signed_out_meanwhile_signs_in_and_comes_back(browser: Any, c
 
     page.goto(closed_app.address)
     sign_in()
-    for part in PARTS:
+    for part in ("#tp-board .tp-panel", "#tp-text textarea", "#tp-sound", "#tp-picture", "#tp-send"):
         page.wait_for_selector(part)
     page.fill("#tp-text textarea", "which is it?")
     context.clear_cookies()
