@@ -2,9 +2,10 @@
 
 When the memory does not hold a micro-batch, the step begins again with micro-batches of half as many rows:
 the same rows, seed and denominator, so the same loss and gradients up to the order of sums. Several processes
-do so together. The first time a step is heavier than all before it, they exchange gradients only after every
-process has said that its own are there; one that fails in the middle of an exchange would leave the others
-waiting.
+do so together, if it is only one whose memory is short: they exchange gradients when every process has said
+that its own are there, because one that fails in the middle of an exchange would leave the others waiting.
+Where what learns is large, exchanging it while gradients are still being computed pays, and they ask each
+other only in steps that are heavier than all before.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from studio.types import Sample
 
 #: What the processor's allocator, and the libraries that torch calls, say when there is no memory left.
 _SHORT = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+#: Bytes of gradients whose exchange takes no time beside a step, as those of an adapter.
+LIGHT = 1 << 28
 #: Rows that a sentence names.
 _NAMED = 10
 
@@ -57,6 +60,12 @@ class Steps:
     _parts: list[tuple[list[int], Tensor]] = field(default_factory=list)
     _trying: list[int] = field(default_factory=list)
     _heaviest: int = 0
+    _light: bool = False
+    _refused: bool = False
+
+    def __post_init__(self) -> None:
+        """Measure what the processes exchange."""
+        self._light = sum(bytes_of(p) for p in self.model.parameters()) <= LIGHT
 
     def begin(self, data: Encoded, batches: Iterable[Sequence[int]]) -> None:
         """Begin to make what the next steps will take, which are those of ``batches``."""
@@ -107,6 +116,7 @@ class Steps:
             if self.processes.world > 1 and not careful:
                 raise TriptychError(f"{self._short(data)}; give a smaller batch_size, or memory=") from None
             loss = None
+        self._refused = loss is None
         if careful and self.processes.agree(loss is not None):
             self._exchange()
             return loss
@@ -131,10 +141,10 @@ class Steps:
         return loss
 
     def _careful(self, data: Encoded, batch: Sequence[int]) -> bool:
-        """Say whether several processes should agree first: the same answer on all of them."""
+        """Say whether several processes agree before they exchange gradients; all of them say the same."""
         weight = max((data.lengths[row] for row in batch), default=0) * min(self.micro_batch, len(batch))
         heavier, self._heaviest = weight > self._heaviest, max(weight, self._heaviest)
-        return heavier and self.processes.world > 1 and not self.processes.sharded
+        return (heavier or self._light) and self.processes.world > 1 and not self.processes.sharded
 
     def _exchange(self) -> None:
         """Average the gradients that were kept apart, by the exchange of DDP itself.
@@ -156,9 +166,10 @@ class Steps:
             torch.cuda.empty_cache()
         share = -(-len(batch) // self.processes.world)
         if min(self.micro_batch, share) == 1:
+            other = "another process's memory does not hold a step of a row each"
             raise TriptychError(
-                f"{self._short(data)}, alone; a smaller length.max_tokens, checkpointing, precision=bf16 or "
-                "fewer towers that learn need less"
+                f"{f'{self._short(data)}, alone' if self._refused else other}; a smaller length.max_tokens, "
+                "checkpointing, precision=bf16 or fewer towers that learn need less"
             )
         old, self.micro_batch = self.micro_batch, max(1, min(self.micro_batch, share) // 2)
         self._heaviest, self.tokens = 0, self.tokens // 2
@@ -177,6 +188,11 @@ class Steps:
         named = list(dict.fromkeys(self.samples[data.rows[row]].where for row in rows))
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         return ", ".join(named[:_NAMED]) + more
+
+
+def bytes_of(parameter: Any) -> int:
+    """Return the bytes of a parameter's gradient: none if it does not learn."""
+    return int(parameter.numel() * parameter.element_size()) if parameter.requires_grad else 0
 
 
 def out_of_memory(error: BaseException) -> bool:
