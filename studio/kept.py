@@ -39,9 +39,9 @@ class Answer:
 class Comparison:
     """One question to several variants: ``media`` are SHA-256 hashes, ``variants`` stand as shown.
 
-    ``turns`` are what was said before: ``{"role", "text", "media"}``; ``question_set`` and ``question`` are
-    the hashes of the set and of the question in it, if it is from one. ``blind`` says that no names were
-    shown, and ``asker`` is a pseudonym.
+    ``turns`` are what was said before: ``{"role", "text", "media"}``, and of an assistant's turn ``answers``,
+    what each variant said there by name; ``question_set`` and ``question`` are the hashes of the set and of
+    the question in it, if it is from one. ``blind`` says that no names were shown, and ``asker`` is a pseudonym.
     """
 
     id: int
@@ -64,9 +64,9 @@ class Comparison:
 class Vote:
     """One rater's verdict: a variant's name or one of `VERDICTS`; the rater is a pseudonym.
 
-    ``scores`` are points by criterion, ``correction`` the answer that should have been given, ``rater_group``
-    what kind of rater it is; ``flagged`` votes (an answer named its variant) do not count in rankings;
-    ``seconds`` is how long the rater looked.
+    ``scores`` are points by ``criterion: variant``, ``correction`` the answer that should have been given,
+    ``rater_group`` what kind of rater it is; ``flagged`` votes (an answer named its variant) do not count in
+    rankings; ``seconds`` is how long the rater looked.
     """
 
     id: int

@@ -52,7 +52,7 @@ def export_votes(store: Store, media: Path | None, out: Path) -> dict[str, int]:
                 continue
             comparison = asked[vote.comparison]
             try:
-                turns = _turns(comparison, files)
+                turns = _turns(comparison, files, vote.choice)
             except FileNotFoundError:
                 counts["media gone"] += 1
                 continue
@@ -101,11 +101,12 @@ def _rows(
         yield "corrections", row((_answer(vote.correction.strip()),))
 
 
-def _turns(comparison: Comparison, files: _Media) -> tuple[Turn, ...]:
-    """Return the conversation up to the question, its media among the files of the export."""
+def _turns(comparison: Comparison, files: _Media, chosen: str) -> tuple[Turn, ...]:
+    """Return the conversation up to the question as the chosen variant had it, media among the files."""
     turns = []
     for before in comparison.turns:
-        parts = (*map(files.part, before.get("media", ())), *_text(str(before.get("text", ""))))
+        text = before.get("answers", {}).get(chosen, before.get("text", ""))
+        parts = (*map(files.part, before.get("media", ())), *_text(str(text)))
         turns.append(Turn(role=before["role"], parts=parts))
     parts = (*map(files.part, comparison.media), *_text(comparison.prompt))
     return (*turns, Turn(role="user", parts=parts))

@@ -231,6 +231,8 @@ def test_each_variant_goes_on_from_its_own_answer(
     assert counts["preferences"] >= 1
     rows = [json.loads(line) for line in (tmp_path / "out" / "preferences.jsonl").read_text().splitlines()]
     assert len(rows[-1]["messages"]) == 5
+    chosen = again.panels[0]
+    assert rows[-1]["messages"][1]["content"] == chosen.before[0].answer
     for nothing in ("", "  ", None, 3):
         with pytest.raises(DataError, match="Nothing to ask yet"):
             read_follow_up(nothing)

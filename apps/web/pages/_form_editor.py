@@ -26,7 +26,7 @@ class FormEditor:
                 reasons = gr.Textbox(label=f"Reasons, one a line, at most {MOST_REASONS}", lines=4)
                 criteria = gr.Textbox(label=f"Criteria for points, at most {MOST_CRITERIA}", lines=4)
             with gr.Row():
-                save = gr.Button("Save", min_width=0, scale=0)
+                save = gr.Button("Save", min_width=120, scale=0)
                 told = gr.HTML("", apply_default_css=False, elem_classes="tp-saved")
         self.components: list[Any] = [box, reasons, criteria]
         closed: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
