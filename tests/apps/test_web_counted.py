@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from apps.web.desk import Desk
 from apps.web.examples import Examples
+from apps.web.pages.results import _Results
 from apps.web.results.counted import Choice, Counted
 from apps.web.results.files import KINDS, write_file
 from apps.web.results.parts import results_html
@@ -79,6 +82,30 @@ def test_results_are_counted_again_only_when_the_store_has_changed(desk: Desk) -
     for forged in ("domain:z", None, ["all"], "choice:one", "all "):
         with pytest.raises(DataError, match="no such votes"):
             counted.choice(forged, False)
+
+
+def test_an_expert_of_a_blind_app_gets_neither_results_nor_files(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path / 'kept.db'}") as store:
+        blind = Desk(Talking(), store, Examples(), runs=tmp_path, blind=True)  # type: ignore[arg-type]
+        for _ in range(3):
+            told(blind, "alder", "birch", "alder")
+
+        async def laid_out() -> (
+            _Results
+        ):  # Gradio makes event loops that it does not close where there is none
+            with gr.Blocks(analytics_enabled=False):
+                return _Results(blind)
+
+        page = asyncio.run(laid_out())
+        asked: Any = SimpleNamespace(session_hash="tab")
+        shown = [str(part) for part in page.show("all", False, asked)]
+        assert "This page is for the role engineer" in shown[2]
+        for kind in KINDS:
+            file, words = page._taker(kind)("all", False, asked)
+            assert file is None
+            assert "This page is for the role engineer" in words
+            shown.append(words)
+        assert not [text for text in shown for name in NAMES if name in text]
 
 
 def test_names_in_results_are_escaped_and_paths_are_cut(desk: Desk) -> None:

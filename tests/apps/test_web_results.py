@@ -125,14 +125,3 @@ def test_few_votes_are_called_few_and_a_vote_that_comes_in_counts_at_the_next_lo
     assert page.locator(".tp-ranking").get_by_text("not enough votes: about").count() == 4
     axe(page)
     shoot(page, "results-few-light")
-
-
-def test_an_expert_of_a_blind_app_sees_no_results(
-    open_page: Callable[..., Page], serve_app: Callable[..., Any], many: Any
-) -> None:
-    app = serve_app(store_url=many.store_url, blind=True)
-    page = open_results(open_page, app)
-    page.get_by_text("This page is for the role engineer").wait_for()
-    page.get_by_role("button", name="CSV").click()
-    page.locator("#tp-told [role=alert]").wait_for()
-    assert not page.locator(".tp-ranking").count()
