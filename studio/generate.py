@@ -305,6 +305,8 @@ def _behind(model: Any) -> Iterator[Any]:
     if getattr(model.config, "is_encoder_decoder", False):
         return
     last: Any = next(iter(reversed(getattr(model.get_decoder(), "layers", None) or [None])), None)
+    if getattr(last, "_compiled_call_impl", None) is not None:
+        return  # a layer that is compiled meanwhile would keep the hooks for good
     for path in ("mlp", "self_attn.o_proj"):
         with suppress(AttributeError):
             yield last.get_submodule(path)

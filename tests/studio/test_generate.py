@@ -284,3 +284,20 @@ def test_models_answer_in_bfloat16_too(
     *_, text = stream(half, kind, samples[0], max_new_tokens=4)
     assert len(texts) == 3
     assert isinstance(text, str)
+
+
+def test_a_layer_that_is_compiled_while_answers_are_made_still_computes_every_place(
+    tiny: Callable[[str], Path], questions: Callable[[str, int], list[Sample]]
+) -> None:
+    kind = family("qwen_omni")
+    loaded = kind.load(tiny("qwen_omni"))
+    samples = questions("qwen_omni", 2)
+    batch = kind.collate(loaded.processor, [kind.encode(loaded.processor, samples[1], False)], "left")
+    with torch.inference_mode():
+        whole = loaded.model(**batch).logits
+    plain = answers(loaded, kind, samples, max_new_tokens=3)
+    for layer in loaded.model.get_decoder().layers:
+        layer.compile(backend="eager")
+    assert answers(loaded, kind, samples, max_new_tokens=3) == plain
+    with torch.inference_mode():
+        assert torch.allclose(loaded.model(**batch).logits, whole, atol=1e-5)
