@@ -306,7 +306,7 @@ def _behind(model: Any) -> Iterator[Any]:
         return
     last: Any = next(iter(reversed(getattr(model.get_decoder(), "layers", None) or [None])), None)
     if getattr(last, "_compiled_call_impl", None) is not None:
-        return  # a layer that is compiled meanwhile would keep the hooks for good
+        return  # torch.compile does not promise to look at hooks again
     for path in ("mlp", "self_attn.o_proj"):
         with suppress(AttributeError):
             yield last.get_submodule(path)
