@@ -32,6 +32,8 @@ from studio.types import Batch
 
 #: What is measured of each micro-batch, in this order.
 FIGURES = ("rewards_chosen", "rewards_rejected", "margin", "accuracy", "ranking", "kl")
+#: Smaller differences are the order of sums: before the first step all rewards are 0 but for it.
+TIE = 1e-5
 
 
 class PreferenceLoss:
@@ -110,8 +112,8 @@ class PreferenceLoss:
 
 
 def _above(gap: Tensor) -> Tensor:
-    """Return 1 where a gap is above 0, a half where it is 0, else 0."""
-    return (gap.sign() + 1) / 2
+    """Return 1 where a gap is above 0, a half where it is nothing but rounding, else 0."""
+    return torch.where(gap.abs() < TIE, 0.5, (gap > 0).to(gap.dtype))
 
 
 def means(figures: dict[str, Tensor]) -> dict[str, float]:
