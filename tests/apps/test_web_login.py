@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.apps.browsing import LIMIT, shoot, too_wide
+from tests.apps.browsing import LIMIT, SIZES, shoot, too_wide
 from tests.apps.knocking import PASSWORD
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_a_wrong_password_is_told_and_the_name_stays(browser: Any, closed_app: A
 
 
 def test_whoever_is_signed_out_meanwhile_signs_in_and_comes_back(browser: Any, closed_app: Any) -> None:
-    context = browser.new_context()
+    context = browser.new_context(viewport=SIZES["phone"])
     context.set_default_timeout(LIMIT)
     page = context.new_page()
 
@@ -78,6 +78,8 @@ def test_whoever_is_signed_out_meanwhile_signs_in_and_comes_back(browser: Any, c
     sign_in()
     for part in ("#tp-board .tp-panel", "#tp-text textarea", "#tp-sound", "#tp-picture", "#tp-send"):
         page.wait_for_selector(part)
+    assert too_wide(page) == 0
+    shoot(page, "signed-in-phone")
     page.fill("#tp-text textarea", "which is it?")
     context.clear_cookies()
     page.click("#tp-send")
