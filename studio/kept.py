@@ -40,8 +40,9 @@ class Comparison:
     """One question to several variants: ``media`` are SHA-256 hashes, ``variants`` stand as shown.
 
     ``turns`` are what was said before: ``{"role", "text", "media"}``, and of an assistant's turn ``answers``,
-    what each variant said there by name; ``question_set`` and ``question`` are the hashes of the set and of
-    the question in it, if it is from one. ``blind`` says that no names were shown, and ``asker`` is a pseudonym.
+    what each variant said there by name; ``question_set`` and ``question`` are the hashes of the set and
+    of the question in it, if it is from one. ``blind`` says that no names were shown; ``asker`` is a
+    pseudonym.
     """
 
     id: int

@@ -127,7 +127,7 @@ def serve_app(
                 store_url=store_url or f"sqlite:///{folder / 'kept.db'}",
                 log=folder / "log.txt",
             )
-            return apps.enter_context(_served(made, settings))
+            return apps.enter_context(_served(made, {"runs": str(folder / "runs"), **settings}))
 
         yield start
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from apps.web.panels import panels_html
+from apps.web.rounds import Panel, State
+from apps.web.voting import Ballot
 from studio.store import Store
 from tests.apps.browsing import shoot, too_wide
 
@@ -18,18 +21,12 @@ PARTS = ("#tp-board .tp-board", "#tp-variants input:checked", "#tp-send", "#tp-s
 ARTICLES = "[...document.querySelectorAll('.tp-panel')]"
 
 
-@pytest.fixture(scope="module")
-def own_app(serve_app: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return an app with a folder of runs of its own, as one test edits what is kept there."""
-    return serve_app(runs=str(tmp_path_factory.mktemp("runs")))
-
-
 @pytest.fixture
-def asked(open_page: Callable[..., Page], own_app: Any) -> Callable[..., Page]:
+def asked(open_page: Callable[..., Page], web_app: Any) -> Callable[..., Page]:
     """Return a function that opens the page and asks the first example."""
 
     def ask(size: str = "desktop", scheme: str = "light") -> Page:
-        page = open_page("/", size=size, scheme=scheme, app=own_app, ready=PARTS)
+        page = open_page("/", size=size, scheme=scheme, app=web_app, ready=PARTS)
         page.get_by_role("button", name="helpdesk").click()
         page.locator("#tp-sound").get_by_role("button", name="Play", exact=True).wait_for()
         page.get_by_role("button", name="Send").click()
@@ -40,7 +37,7 @@ def asked(open_page: Callable[..., Page], own_app: Any) -> Callable[..., Page]:
 
 
 def test_a_verdict_takes_reasons_points_and_words_and_is_in_the_store(
-    asked: Callable[..., Page], axe: Callable[[Page], None], own_app: Any
+    asked: Callable[..., Page], axe: Callable[[Page], None], web_app: Any
 ) -> None:
     page = asked()
     page.get_by_text("Say why, before you choose").click()
@@ -57,7 +54,7 @@ def test_a_verdict_takes_reasons_points_and_words_and_is_in_the_store(
     said.wait_for(state="attached")
     axe(page)
     shoot(page, "compare-voted-light")
-    with Store(own_app.store_url) as store:
+    with Store(web_app.store_url) as store:
         vote = store.votes()[-1]
         kept = store.comparison(vote.comparison)
     assert (vote.choice, vote.reasons) == ("linear", ("missed something", "wording"))
@@ -87,7 +84,7 @@ def test_marks_show_what_only_one_answer_says_and_stay_as_they_were_left(
 
 
 def test_a_conversation_goes_on_in_every_panel(
-    asked: Callable[..., Page], axe: Callable[[Page], None], own_app: Any
+    asked: Callable[..., Page], axe: Callable[[Page], None], web_app: Any
 ) -> None:
     page = asked("phone")
     first = page.evaluate(f"{ARTICLES}.map(e => e.querySelector('.tp-text').textContent)")
@@ -110,14 +107,14 @@ def test_a_conversation_goes_on_in_every_panel(
     assert top["y"] >= 0
     axe(page)
     shoot(page, "compare-conversation-phone")
-    with Store(own_app.store_url) as store:
+    with Store(web_app.store_url) as store:
         kept = store.comparisons()[-1]
     assert kept.prompt == "and what is right?"
     assert len(kept.turns) == 2
     assert len(kept.turns[0]["media"]) == 2
 
 
-def test_names_are_hidden_when_an_engineer_says_so(asked: Callable[..., Page], own_app: Any) -> None:
+def test_names_are_hidden_when_an_engineer_says_so(asked: Callable[..., Page], web_app: Any) -> None:
     page = asked()
     page.get_by_role("checkbox", name="Hide the names until the verdict").check()
     page.wait_for_function(f"{ARTICLES}.every(e => !e.querySelector('h3').title)")
@@ -128,31 +125,32 @@ def test_names_are_hidden_when_an_engineer_says_so(asked: Callable[..., Page], o
     page.get_by_text("Thank you, your verdict is kept.").wait_for()
     titles = page.evaluate(f"{ARTICLES}.map(e => e.querySelector('h3').title)")
     assert sorted(titles) == ["commands", "linear", "ties"]
-    with Store(own_app.store_url) as store:
+    with Store(web_app.store_url) as store:
         kept = store.comparisons()[-1]
         assert store.votes(kept.id)[0].choice == titles[1]
     assert kept.blind
 
 
 def test_an_administrator_edits_what_a_verdict_may_say(
-    open_page: Callable[..., Page], asked: Callable[..., Page], axe: Callable[[Page], None], own_app: Any
+    open_page: Callable[..., Page], asked: Callable[..., Page], axe: Callable[[Page], None], web_app: Any
 ) -> None:
-    page = open_page("/", app=own_app, ready=PARTS)
+    page = open_page("/", app=web_app, ready=PARTS)
     page.get_by_role("button", name="What a verdict may say").click()
     reasons = page.get_by_role("textbox", name="Reasons, one a line")
-    assert reasons.input_value() == "wrong\nunsafe\nmissed something\nwording"
-    reasons.fill("too long\ntoo long")
+    known = reasons.input_value().removesuffix("\ntoo <i>long</i>")
+    assert known.startswith("wrong\nunsafe\nmissed something\nwording")
+    reasons.fill("wrong\nwrong")
     page.get_by_role("button", name="Save").click()
-    page.get_by_text("'too long' stands twice among the reasons.").wait_for()
-    reasons.fill("too <i>long</i>")
+    page.get_by_text("'wrong' stands twice among the reasons.").wait_for()
+    reasons.fill(f"{known}\ntoo <i>long</i>")
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved; the next question offers them.").wait_for()
     axe(page)
     shoot(page, "compare-form-light")
     other = asked()
     other.get_by_text("Say why, before you choose").click()
-    assert other.locator(".tp-reason").all_inner_texts() == ["too <i>long</i>"]
-    form = next(Path(own_app.log).parent.parent.glob("runs*/verdict-form.json"))
+    assert other.locator(".tp-reason").all_inner_texts()[-1] == "too <i>long</i>"
+    form = Path(web_app.log).parent / "runs" / "verdict-form.json"
     assert "too <i>long</i>" in form.read_text()
 
 
@@ -169,3 +167,22 @@ def test_a_verdict_that_is_refused_keeps_what_was_written(asked: Callable[..., P
     page.evaluate("document.querySelector('.tp-board').dataset.token = 'forged'")
     page.keyboard.press("t")
     page.get_by_text("That verdict belongs to other answers than those shown").wait_for()
+
+
+def test_every_state_of_the_panels_can_be_read_by_everyone(
+    open_page: Callable[..., Page], axe: Callable[[Page], None]
+) -> None:
+    states: tuple[State, ...] = ("waiting", "answering", "stopped", "failed")
+    panels = [
+        Panel(name=state, state=state, text="a hole", note="It is gone.", seconds=1.0) for state in states
+    ]
+    told = {
+        "under-way": panels_html(panels),
+        "problem": panels_html(panels[2:], problem="Nothing to ask yet.", ballot=Ballot(), expected="a hole"),
+    }
+    for scheme in ("light", "dark"):
+        page = open_page("/", scheme=scheme, ready=PARTS)
+        for name, board in told.items():
+            page.evaluate("html => { document.querySelector('.tp-board').outerHTML = html }", board)
+            axe(page)
+            shoot(page, f"compare-{name}-{scheme}")
