@@ -15,6 +15,7 @@ import pytest
 
 from apps.web.desk import Desk
 from apps.web.examples import Examples
+from apps.web.pages.questions import _Questions
 from apps.web.pages.results import _Results
 from apps.web.results.counted import Choice, Counted
 from apps.web.results.files import KINDS, write_file
@@ -231,3 +232,14 @@ def test_the_parts_of_the_page_say_how_far_one_is(
     course.vote("tab", JANE, {"vote": "skip", "token": asked.ballot.token})
     assert "1 of 3 answered" in progress_html(made, course.place(made, JANE))
     assert "verdicts are kept" in end_html(made, course.place(made, JANE))
+
+
+def test_without_sets_the_page_says_how_one_is_made(desk: Desk) -> None:
+    async def laid_out() -> _Questions:
+        with gr.Blocks(analytics_enabled=False):
+            return _Questions(desk)
+
+    page, asked = asyncio.run(laid_out()), SimpleNamespace(session_hash="tab")
+    assert "triptych questions make" in page.open(asked)[-1]  # type: ignore[arg-type]
+    (told,) = page.ask("forged", asked)  # type: ignore[arg-type]
+    assert "no such question set" in told[-1]

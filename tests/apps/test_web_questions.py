@@ -136,12 +136,3 @@ def test_a_set_is_worked_through_to_its_end(
             told.append(reply.text().lower())
     assert not [text[:200] for text in told for name in NAMES if name in text]
     assert any("what is wrong with this cloth" in text for text in told)
-
-
-def test_without_sets_the_page_says_how_one_is_made(
-    open_page: Callable[..., Page], axe: Callable[[Page], None]
-) -> None:
-    page = open_page("/questions", ready=("#tp-board .tp-card",))
-    page.get_by_text("triptych questions make").wait_for()
-    assert not page.get_by_role("button", name="Begin").count()
-    axe(page)
