@@ -101,7 +101,7 @@ def test_a_set_is_sent_and_becomes_an_expert_that_is_found_in_compare(
     assert newest.inner_text().split("\n") == [f"Holes & seams {jobs}", "finished"]
     page.wait_for_selector("#tp-said .tp-example >> nth=1")
     page.get_by_role("button", name="The curve as a table").click()
-    page.wait_for_selector("#tp-figures tbody tr >> nth=9")
+    page.wait_for_selector("#tp-figures tbody tr >> nth=10")
     assert page.locator("#tp-figures tbody tr").last.inner_text().split()[0] == "40"
     axe(page)
     assert not too_wide(page)

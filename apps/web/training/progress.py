@@ -129,11 +129,12 @@ def curve_told(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the curve as a table of at most `ROWS` rows."""
+    """Return the curve as a table of `ROWS` rows, and those of held-out examples if they are few."""
     losses = [row for row in rows if "loss" in row]
     held = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     every = -(-len(losses) // ROWS) or 1
-    shown = losses[::-1][::every][::-1]
+    kept = {row["step"] for row in losses[::-1][::every]} | (set(held) if len(held) <= ROWS else set())
+    shown = [row for row in losses if row["step"] in kept]
     lines = "".join(
         f"<tr><td>{row['step']}</td><td>{row['loss']:.4g}</td>"
         f"<td>{format(held[row['step']], '.4g') if row['step'] in held else ''}</td></tr>"
