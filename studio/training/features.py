@@ -132,7 +132,9 @@ class TowerCache:
                 for index, medium in self._names(data, cut).items():
                     found.setdefault(medium, (data, index))
             try:
-                if reason := self._fill(cut, found, collate, part):
+                with evaluating(self._inner):  # once: it looks at every module
+                    reason = self._fill(cut, found, collate, part)
+                if reason:
                     return reason
             except OSError as error:
                 return f"the features of {cut.modality} cannot be written ({error.strerror or error})"
@@ -171,7 +173,8 @@ class TowerCache:
         batch = collate([data.tensors(row, data.keys(row)) for row in rows])
         for cut in self.cuts.values():
             heard = [row for row in rows if set(cut.feature.takes) & set(data.keys(row))]
-            made = [self._compute(cut, [self._item(cut, data, row)], collate)[0] for row in heard]
+            with evaluating(self._inner):
+                made = [self._compute(cut, [self._item(cut, data, row)], collate)[0] for row in heard]
             for key in cut.feature.takes:
                 batch.pop(key, None)
             if made:
@@ -257,10 +260,10 @@ class TowerCache:
             yield from (group[at : at + TOGETHER] for at in range(0, len(group), TOGETHER))
 
     def _compute(self, cut: Cut, items: Sequence[Batch], collate: Collate) -> list[list[Tensor]]:
-        """Return the features of items of which the towers make equally much."""
+        """Return the features of items of which the towers make equally much; the model is `evaluating`."""
         batch = collate(items)
         batch = {key: value.to(self._device) for key, value in batch.items() if key in cut.inputs}
-        with torch.no_grad(), self._autocast(), evaluating(self._inner):
+        with torch.no_grad(), self._autocast():
             made = cut.feature.compute(self._inner, batch, cut.projected)
         pieces: list[list[Tensor]] = [[] for _ in items]
         for each in made:
