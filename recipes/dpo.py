@@ -128,9 +128,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # holds back what a preference alone would wash away. The run ends when held-out votes get no nearer.
     "votes": {
         "output": "runs/preferred",
-        "preference": {"sft": 1.0, "smoothing": 0.02},
-        "epochs": 3,
-        "lr": 3e-4,
+        "preference": {"beta": 0.5, "sft": 1.0, "smoothing": 0.02},
+        "epochs": 2,
+        "lr": 1.5e-4,
         "batch_size": 8,
         "accumulate": 1,
         "optimiser": {"warmup": 0.1},

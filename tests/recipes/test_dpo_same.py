@@ -146,7 +146,7 @@ def test_two_processes_compute_what_one_does(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRIPTYCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "apps.cli", "run", "dpo", *words, "--nproc", "2"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for key in ("loss", "margin", "accuracy", "kl", "eval_loss", "eval_margin"):
