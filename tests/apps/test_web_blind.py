@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from studio.store import Store
-from tests.apps.browsing import shoot, too_wide
+from tests.apps.browsing import SHOTS, shoot, too_wide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Response
@@ -149,7 +149,7 @@ def test_a_blind_page_fits_a_phone_in_the_dark_and_retry_draws_again(
     assert page.locator("#tp-media").bounding_box()["y"] >= 0  # type: ignore[index]
     axe(page)
     shoot(page, "compare-blind-phone-dark")
-    page.screenshot(path=shoot.__globals__["SHOTS"] / "compare-blind-phone-scrolled.png")
+    page.screenshot(path=SHOTS / "compare-blind-phone-scrolled.png")
     page.keyboard.press("s")
     page.get_by_text("Thank you, your verdict is kept.").wait_for()
     assert any(name in page.locator(".tp-panels").inner_text() for name in NAMES)
