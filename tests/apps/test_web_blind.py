@@ -165,4 +165,4 @@ def test_a_blind_page_fits_a_phone_in_the_dark_and_retry_draws_again(
 def test_what_is_sent_to_everyone_names_no_variant_of_a_named_app_either(web_app: Any) -> None:
     for path in ("/", "/config"):
         page = httpx.get(web_app.address + path, timeout=90).text
-        assert not [name for name in ("textiles", "commands", 'ties"', "variants1") if name in page]
+        assert not [name for name in ("textiles", "commands", '"ties"', "variants1") if name in page]
