@@ -28,16 +28,18 @@ def write_adapter(
     values: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     note: Mapping[str, Any] | None = None,
+    listed: bool = False,
 ) -> Path:
     """Write factors as a PEFT LoRA folder and return it; whole or not at all.
 
     Every module's scaling is written as 1 (alpha = r), so what is stored is the true delta. ``values`` are
-    tensors stored whole, by their names in the model (``modules_to_save``).
+    tensors stored whole, by their names in the model (``modules_to_save``). ``listed`` names the modules one
+    by one: of a model with fused experts PEFT would make a pattern's last names, which other towers have too.
     """
     with atomic_folder(folder) as made:
         fill_adapter(
             made, modules, base=base, base_fingerprint=base_fingerprint, family=family, values=values,
-            dtype=dtype or torch.float32, note=note,
+            dtype=dtype or torch.float32, note=note, listed=listed,
         )  # fmt: skip
     return Path(folder)
 
@@ -53,6 +55,7 @@ def fill_adapter(
     dtype: torch.dtype,
     note: Mapping[str, Any] | None,
     tied: Mapping[str, str] | None = None,
+    listed: bool = False,
 ) -> None:
     """Write the three files of an adapter into an existing folder.
 
@@ -78,6 +81,7 @@ def fill_adapter(
         lora_bias=any(f.bias is not None for f in modules.values()),
         fan_in_fan_out="transposed" in kinds,
         modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
+        **({"target_modules": sorted(ranks)} if listed else {}),
     )
     from safetensors.torch import save_file
 

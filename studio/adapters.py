@@ -28,7 +28,7 @@ from studio.errors import CheckpointError, ConfigError, unknown
 from studio.files import atomic_folder
 from studio.low_rank import keep_start, plain_factors
 from studio.methods import method as named_method
-from studio.peft_methods import lora_modules, peft_quietly, put_on
+from studio.peft_methods import fused, lora_modules, peft_quietly, put_on
 from studio.quantise import quantised_note
 from studio.types import Family
 
@@ -152,7 +152,8 @@ def save_adapter(
     note = {**(note or {}), **quantised_note(model)}
     config = model.peft_config[adapter_name]
     if (factors := plain_factors(model, adapter_name)) is not None:
-        return write_adapter(target, factors, values=_whole(model, adapter_name), note=note, **about)
+        whole = _whole(model, adapter_name)
+        return write_adapter(target, factors, values=whole, note=note, listed=fused(model), **about)
     with atomic_folder(target) as made, peft_quietly():
         model.save_pretrained(
             made,

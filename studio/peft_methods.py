@@ -98,7 +98,7 @@ def put_on(
     settings: dict[str, Any] = {
         **method.given,
         **{getattr(method, key): value for key, value in common.items() if getattr(method, key)},
-        "target_modules": _named(family, towers, every, plain, _fused(model)),
+        "target_modules": _named(family, towers, every, plain, fused(model)),
         "modules_to_save": whole or None,
         **_patterns(method, towers, modules, common),
         **_of_model(model, method, every, common, steps, options),
@@ -139,7 +139,7 @@ def _named(
     return paths_pattern(set(every))
 
 
-def _fused(model: Any) -> bool:
+def fused(model: Any) -> bool:
     """Return whether a model keeps the matrices of its experts in one parameter."""
     return any(path.endswith(".experts.gate_up_proj") for path, _ in model.named_parameters())
 
