@@ -129,8 +129,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "votes": {
         "output": "runs/preferred",
         "preference": {"beta": 0.5, "sft": 1.0, "smoothing": 0.02},
-        "epochs": 2,
-        "lr": 1.5e-4,
+        "epochs": 3,
+        "lr": 3e-4,
         "batch_size": 8,
         "accumulate": 1,
         "optimiser": {"warmup": 0.1},
