@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from apps.answer_cache import AnswerCache, Contents
@@ -41,6 +43,11 @@ class Answerer(Protocol):
 
     def fingerprint(self, name: str) -> str:
         """Return a hash of all that decides one variant's answers."""
+
+    def log_probs(
+        self, name: str, samples: Sequence[Sample], answers: Sequence[str], **settings: Any
+    ) -> list[tuple[float, int]]:
+        """Return log p of given answers, and their lengths in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +108,29 @@ def evaluate(
     kept = {name: caches[digest] for name, digest in prints.items()}  # equal variants share their answers
     _answer(engine, rows, kept, log, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
+    sure = {digest: AnswerCache(cache, f"{digest}-likelihood") for digest in caches}
     results: Results = {}
     lines: list[str] = []
     for domain in data:
         own = [row for row in rows if row.domain == domain]
         references = [row.sample.answer for row in own]
-        told = columns([row.sample for row in own], modules)
         said = {name: [kept[name][row.key] for row in own] for name in engine.names}
+        rows_told = columns([row.sample for row in own], modules)
+        told = {
+            name: {**rows_told, **sureness(engine, name, own, answers, modules, sure[prints[name]], log)}
+            for name, answers in said.items()
+        }
         marks = [row.sample.groups.get(clusters, "") for row in own] if clusters else None
         try:
             results[domain] = {
-                name: measured(list(modules), answers, references, told, seed, marks)
+                name: measured(list(modules), answers, references, told[name], seed, marks)
                 for name, answers in said.items()
             }
             if baseline:
                 compare(results[domain], baseline, said, references, told, seed, marks)
-            values = {name: by_sample(modules, answers, references, told) for name, answers in said.items()}
+            values = {
+                name: by_sample(modules, answers, references, told[name]) for name, answers in said.items()
+            }
         except ValueError as error:
             raise DataError(f"domain '{domain}': {error}") from None
         for at, row in enumerate(own):
@@ -216,3 +230,45 @@ def _sample_row(
 def _data_hash(rows: Sequence[_Row]) -> dict[str, Any]:
     told = "\n".join(f"{row.key} {json.dumps(row.sample.answer)}" for row in rows)
     return {"n": len(rows), "sha256": hashlib.sha256(told.encode()).hexdigest()}
+
+
+def sureness(
+    engine: Answerer,
+    name: str,
+    rows: Sequence[_Row],
+    answers: Sequence[str],
+    modules: Mapping[str, ModuleType],
+    kept: AnswerCache,
+    log: Log,
+) -> dict[str, list[Any]]:
+    """Return what metrics need of a variant's probabilities [N]: ``confidence`` in its answers, and its
+    ``surprise`` in nats at the references of so many ``tokens``."""
+    wanted = {column for module in modules.values() for column in getattr(module, "NEEDS", ())}
+    found: dict[str, list[Any]] = {}
+    if "confidence" in wanted:
+        found["confidence"] = [
+            min(1.0, math.exp(p)) for p, _ in _likely(engine, name, rows, answers, kept, log)
+        ]
+    if wanted & {"surprise", "tokens"}:
+        references = [row.sample.answer for row in rows]
+        told = _likely(engine, name, rows, references, kept, log)
+        found["surprise"], found["tokens"] = [-p for p, _ in told], [count for _, count in told]
+    return found
+
+
+def _likely(
+    engine: Answerer, name: str, rows: Sequence[_Row], texts: Sequence[str], kept: AnswerCache, log: Log
+) -> list[tuple[float, int]]:
+    """Return log p and tokens of a text for every row, computing what is not kept."""
+    keys = [
+        hashlib.sha256(f"{row.key} {text}".encode()).hexdigest()
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    missing = list({key: at for at, key in enumerate(keys) if key not in kept}.values())
+    if missing:
+        log.stage(f"probabilities of {name}", len(missing))
+        samples, said = [rows[at].sample for at in missing], [texts[at] for at in missing]
+        told = engine.log_probs(name, samples, said, log=log)
+        kept.add([keys[at] for at in missing], [json.dumps(pair) for pair in told])
+    pairs = [json.loads(kept[key]) for key in keys]
+    return [(float(p), int(count)) for p, count in pairs]

@@ -62,7 +62,7 @@ def compare(
     baseline: str,
     said: Mapping[str, Sequence[str]],
     references: Sequence[str],
-    told: Columns,
+    told: Mapping[str, Columns],
     seed: int,
     clusters: Sequence[str] | None,
 ) -> None:
@@ -73,7 +73,7 @@ def compare(
         for metric, figures in cell["metrics"].items():
             found = paired(
                 metric, said[name], said[baseline], references, seed,
-                columns=told, baseline_columns=told, clusters=clusters,
+                columns=told[name], baseline_columns=told[baseline], clusters=clusters,
             )  # fmt: skip
             figures["against"] = {"value": found.value, "ci": [found.low, found.high], "p": found.p}
 

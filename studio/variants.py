@@ -30,6 +30,7 @@ from studio.checkpoint import Checkpoint
 from studio.errors import CheckpointError, ConfigError, UnknownName
 from studio.families import detect
 from studio.files import folder_hash, sha256_file
+from studio.likelihood import log_probs
 from studio.log import Log
 from studio.mixed import Modules, NotMixed
 from studio.prompts import Prompts
@@ -108,6 +109,14 @@ class Engine:
             within=partial(resident.using, adapter),
             **settings,
         )
+
+    def log_probs(
+        self, name: str, samples: Sequence[Sample], answers: Sequence[str], **settings: Any
+    ) -> list[tuple[float, int]]:
+        """Return how likely one variant finds given answers; as `studio.likelihood.log_probs`."""
+        resident, adapter = self._resident(name)
+        held = partial(resident.using, adapter)
+        return log_probs(resident.loaded(), resident.family, samples, answers, within=held, **settings)
 
     def stream(self, name: str, sample: Sample, **settings: Any) -> Iterator[str]:
         """Yield one variant's answer as it grows; settings as for `studio.generate.stream`."""

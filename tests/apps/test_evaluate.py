@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,6 +170,22 @@ def test_variants_are_compared_with_a_baseline_sample_by_sample(
     assert found["ci"][0] <= found["value"] <= found["ci"][1]
     assert 0 < found["p"] <= 1
     assert "against" not in results["sounds"]["base"]["metrics"]["wer"]
+
+
+def test_metrics_of_probabilities_ask_the_engine_once(
+    engine: Engine, data: dict[str, list[Sample]], tmp_path: Path
+) -> None:
+    log = Listening()
+    metrics = ["perplexity", "calibration_error"]
+    first = run(engine, data, log, metrics=metrics, cache=tmp_path)
+    assert sum(stage.startswith("probabilities") for stage, _ in log.stages) == 8  # variants, domains, texts
+    total, tokens = map(sum, zip(*engine.log_probs("base", data["sounds"], ["silence"] * 3), strict=True))
+    cell = first["sounds"]["base"]["metrics"]
+    assert cell["perplexity"]["value"] == pytest.approx(math.exp(-total / tokens), rel=1e-4)
+    assert 0 <= cell["calibration_error"]["value"] <= 1
+    again = Listening()
+    assert run(engine, data, again, metrics=metrics, cache=tmp_path) == first
+    assert again.stages == []
 
 
 def test_a_metric_that_does_not_fit_is_told_with_its_domain(
