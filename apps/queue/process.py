@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 from studio.children import LAUNCHER
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-#: Those that this process has started: they are asked for their end, so that the system may forget them.
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -43,14 +43,18 @@ def start(module: str, argument: str, *, cwd: str, log: Path, environment: dict[
             start_new_session=True,
         )  # fmt: skip
     _started.append(process)
+    threading.Thread(target=_await, args=(process,), name="job", daemon=True).start()
     return process.pid
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    """Ask for a process's end when it comes, so that the system may forget it."""
+    process.wait()
+    _started.remove(process)
 
 
 def alive(pid: int, born: str) -> bool:
     """Say whether the process that had the number ``pid`` and began at ``born`` still runs."""
-    for process in _started[:]:
-        if process.poll() is not None:
-            _started.remove(process)
     return bool(pid) and bool(born) and birth(pid) == born
 
 

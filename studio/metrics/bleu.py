@@ -29,7 +29,8 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> float:
         ValueError: if the lengths differ or there is no sample.
     """
     pairs(predictions, references)
-    return float(_METRIC.corpus_score(list(predictions), [list(references)]).score) / 100
+    found = _METRIC.corpus_score(list(predictions), [list(references)]).score
+    return min(float(found) / 100, 1.0)  # a perfect corpus can be a rounding above
 
 
 def sums(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
@@ -42,4 +43,4 @@ def sums(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.fl
 def of_sums(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the BLEU [R] that belongs to sums over samples [R, 10]."""
     scores = [_METRIC._compute_score_from_stats([int(x) for x in row]).score for row in totals]
-    return np.asarray(scores, dtype=np.float64) / 100
+    return np.minimum(np.asarray(scores, dtype=np.float64) / 100, 1.0)
