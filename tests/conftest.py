@@ -54,9 +54,11 @@ sys.addaudithook(_guard)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that drive other programs one more try."""
+    """Give tests that drive other programs one more try, and those that drive a browser two."""
     for item in items:
-        if item.path.stem in DRIVING or item.path.stem.startswith("test_web_"):
+        if item.path.stem.startswith("test_web_"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+        elif item.path.stem in DRIVING:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -54,9 +54,9 @@ def the_set(sets: Path) -> QuestionSet:
     return find_set(sets / "questions", "cloth")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def blind_app(serve_app: Callable[..., Any], web_variants: dict[str, Any], sets: Path) -> Any:
-    """Return an app with telling names that hides them."""
+    """Return an app with telling names that hides them; its store is empty, at a second try, too."""
     variants = {name: web_variants["variants"][of] for name, of in NAMES.items()}
     return serve_app(variants=variants, runs=str(sets), blind=True)
 
