@@ -1,9 +1,8 @@
-"""A judge's mean verdict: its probability of "yes" when a model is asked whether an answer is right.
+"""A judge's mean verdict: how likely each answer is right, as a person or a model has said of the row.
 
-The judge is any model that can be loaded, named by ``triptych eval --judge``; it sees the picture or the
-sound, the question, the reference and the answer (Zheng et al. 2023, Judging LLM-as-a-Judge, section 3.1,
-single answer grading with a reference, https://arxiv.org/abs/2306.05685). Check it against people before
-you trust it: a small judge likes what it would have said itself.
+The verdict stands in the row as ``judgement``, a probability from 0 to 1 (Zheng et al. 2023, Judging
+LLM-as-a-Judge, section 3.1, single answer grading, https://arxiv.org/abs/2306.05685). Check a judging model
+against people before you trust it: a small one likes what it would have said itself.
 """
 
 from __future__ import annotations
