@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,37 @@ class Choice:
     name: str
     base: Path
     adapter: Path | None = None
+
+
+def model_arguments(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Declare the models of a command, as `read_choices` reads them."""
+    parser.add_argument(
+        "models",
+        nargs=nargs,
+        metavar="MODEL[+ADAPTER]",
+        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
+    )
+
+
+def memory_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--memory``, which `memory_of` reads."""
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what the weights of the base and of further models may take, as in 8GB; the one that was asked "
+        "longest ago makes room",
+    )
+
+
+def memory_of(options: argparse.Namespace) -> int:
+    """Return what ``--memory`` allows, in bytes; 0: any.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    from studio.training.memory import bytes_of
+
+    return bytes_of(options.memory) if options.memory else 0
 
 
 def read_choices(texts: Iterable[str]) -> list[Choice]:

@@ -15,7 +15,6 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from studio import families
@@ -40,7 +39,7 @@ from studio.training.preference_verdict import before_and_after
 from studio.training.prefetch import Prefetch
 from studio.training.processes import join
 from studio.training.reference import reference_key
-from studio.training.rehearsal import Estimate, Rehearsal
+from studio.training.rehearsal import Estimate, Rehearsal, rehearse
 from studio.training.result import conclude, keep
 from studio.training.save import Progress, read_progress
 from studio.training.schedule import Schedule, factor, warmup_steps
@@ -158,11 +157,7 @@ def estimate(config: Config, log: Log) -> Estimate:
 
     What the reference says of the answers is not computed: it changes neither memory nor the time of a step.
     """
-    with TemporaryDirectory(prefix="triptych-") as folder:
-        rehearsal = Rehearsal()
-        _train(dataclasses.replace(config, output=Path(folder) / "run", resume=None), log, rehearsal)
-    assert rehearsal.estimate is not None
-    return rehearsal.estimate
+    return rehearse(_train, config, log)
 
 
 def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:

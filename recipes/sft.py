@@ -14,7 +14,6 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from studio import families
@@ -34,7 +33,7 @@ from studio.training.learner import check_learner, type_to_load
 from studio.training.learning import table_lines
 from studio.training.loss import Precision, compute_type
 from studio.training.processes import join
-from studio.training.rehearsal import Estimate, Rehearsal
+from studio.training.rehearsal import Estimate, Rehearsal, rehearse
 from studio.training.result import conclude, keep
 from studio.training.rows import read_rows
 from studio.training.save import Progress, read_progress
@@ -157,11 +156,7 @@ def run(config: Config, log: Log) -> Run:
 
 def estimate(config: Config, log: Log) -> Estimate:
     """Return what the run would take, measured by two of its steps; nothing is written to its folder."""
-    with TemporaryDirectory(prefix="triptych-") as folder:
-        rehearsal = Rehearsal()
-        _train(dataclasses.replace(config, output=Path(folder) / "run", resume=None), log, rehearsal)
-    assert rehearsal.estimate is not None
-    return rehearsal.estimate
+    return rehearse(_train, config, log)
 
 
 def _train(config: Config, log: Log, rehearsal: Rehearsal | None = None) -> Run:

@@ -12,6 +12,7 @@ import numpy as np
 
 from studio.bradley_terry import ELO, scores
 from studio.ranking import TIES, Judgement, telling
+from studio.scores import wilson as wilson_of
 
 #: One-sided chance of an error at which a rater is told to stand out, shared by all raters and both tests.
 ERROR = 0.05
@@ -163,14 +164,9 @@ def raters(judgements: Sequence[Judgement]) -> list[Rater]:
     return found
 
 
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927, JASA 22, 209); 0 to 1 if there is nothing."""
-    if not total:
-        return 0.0, 1.0
-    share, room = hits / total, z * z / total
-    middle = (share + room / 2) / (1 + room)
-    half = z / (1 + room) * math.sqrt(share * (1 - share) / total + room / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (`studio.scores.wilson`); 0 to 1 if there is nothing."""
+    return wilson_of(hits, total) if total else (0.0, 1.0)
 
 
 def _usual(told: Sequence[Judgement], names: Sequence[str]) -> list[tuple[int, float, float, int]]:

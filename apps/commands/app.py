@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.choices import memory_argument, memory_of, model_arguments, one_base, read_choices
+
 if TYPE_CHECKING:
     from studio.types import Sample
 
@@ -21,20 +23,10 @@ EXAMPLE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "models",
-        nargs="*",
-        metavar="MODEL[+ADAPTER]",
-        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
-    )
+    model_arguments(parser, nargs="*")
     parser.add_argument("--port", type=int, default=7860, help="first port to try (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument(
-        "--memory",
-        metavar="SIZE",
-        help="what the weights of the base and of further models may take, as in 8GB; the one that was asked "
-        "longest ago makes room",
-    )
+    memory_argument(parser)
     parser.add_argument(
         "--store",
         metavar="URL",
@@ -73,7 +65,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load the variants and serve the page until Ctrl-C."""
-    from apps.choices import one_base, read_choices
     from studio.errors import TriptychError
 
     texts = options.models or _found(Path("runs"))
@@ -89,13 +80,12 @@ def run(options: argparse.Namespace) -> int:
     from studio.assets import find_data, shipped
     from studio.data import load_data
     from studio.families import detect
-    from studio.training.memory import bytes_of
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
     gates.settle(options.accounts, local=is_loopback(options.host), guests=options.no_accounts)
     set_threads()
-    memory = bytes_of(options.memory) if options.memory else 0
+    memory = memory_of(options)
     takes = detect(base).modalities
     examples = {name: load_data(find_data(name), split="test")[:50] for name in shipped("data")}
     launch(

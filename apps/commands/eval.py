@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from apps.choices import Fleet, by_base, merge_of, model_arguments, one_base, read_choices
 from apps.gate import check_names, judge, read_rule
 from studio import plugins
 from studio.errors import ConfigError, unknown
@@ -20,12 +21,7 @@ EXAMPLE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL[+ADAPTER]",
-        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
-    )
+    model_arguments(parser, nargs="+")
     parser.add_argument(
         "--data",
         action="append",
@@ -74,7 +70,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print a table for each metric, and write the scores where that is asked for."""
-    from apps.choices import Fleet, by_base, merge_of, one_base, read_choices
     from studio.assets import find_data
 
     metrics = list(dict.fromkeys(options.metric or ["exact_match"]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from apps.choices import memory_argument, memory_of, model_arguments, one_base, read_choices
+
 EXAMPLE = (
     "triptych serve nano-omni textiles=runs/textiles --port 8000\n"
     "triptych serve nano-omni runs/demo/merges/ties --key-file keys.txt --host 0.0.0.0\n"
@@ -15,20 +17,10 @@ EXAMPLE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL[+ADAPTER]",
-        help="a model, a model with an adapter, or an adapter or run alone; NAME= in front names it",
-    )
+    model_arguments(parser, nargs="+")
     parser.add_argument("--port", type=int, default=8000, help="first port to try (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument(
-        "--memory",
-        metavar="SIZE",
-        help="what the weights of the base and of further models may take, as in 8GB; the one that was asked "
-        "longest ago makes room",
-    )
+    memory_argument(parser)
     parser.add_argument(
         "--key-file",
         metavar="FILE",
@@ -44,7 +36,6 @@ def run(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from apps.api.keys import add_key, admission
-    from apps.choices import one_base, read_choices
     from studio.errors import TriptychError
 
     keys = Path(options.key_file) if options.key_file else None
@@ -64,12 +55,11 @@ def run(options: argparse.Namespace) -> int:
     port = free_port(options.host, options.port)
 
     from apps.api import build, serve
-    from studio.training.memory import bytes_of
     from studio.training.threads import set_threads
     from studio.variants import Engine
 
     set_threads()
-    memory = bytes_of(options.memory) if options.memory else 0
+    memory = memory_of(options)
     print(
         f"Answering as {', '.join(variants)} at http://{options.host}:{port}/v1", file=sys.stderr, flush=True
     )

@@ -62,7 +62,7 @@ def panels_html(
     token = f' data-token="{escape(ballot.token)}"' if ballot and not vote else ""
     spoken = escape(_spoken(panels, vote, names) if not problem else "")
     parts = [f'<div class="tp-board" data-count="{len(panels)}" data-spoken="{spoken}"{token}>']
-    parts.append(f'<p class="tp-problem" role="alert">{escape(problem)}</p>' if problem else "")
+    parts.append(problem_html(problem) if problem else "")
     if expected and over:
         parts.append(f'<p class="tp-expected"><b>Expected</b> <span>{escape(expected)}</span></p>')
     parts.append(_MARKS if differing else "")
@@ -86,6 +86,11 @@ def panels_html(
         parts.append(verdict_html(ballot, judged, vote))
     parts.append("</div>")
     return "".join(parts)
+
+
+def problem_html(sentence: str) -> str:
+    """Return a sentence on what is wrong, read aloud at once."""
+    return f'<p class="tp-problem" role="alert">{escape(sentence)}</p>'
 
 
 def visible(text: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from sacrebleu.metrics.chrf import CHRF
 
-from studio.metrics._pairs import pairs
+from studio.metrics import _corpus
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 HIGHER_IS_BETTER = True
@@ -28,19 +28,14 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> float:
     Raises:
         ValueError: if the lengths differ or there is no sample.
     """
-    pairs(predictions, references)
-    found = _METRIC.corpus_score(list(predictions), [list(references)]).score
-    return min(float(found) / 100, 1.0)  # a perfect corpus can be a rounding above
+    return _corpus.score(_METRIC, predictions, references)
 
 
 def sums(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
     """Return what chrF adds up over the samples [N, 18]: n-grams said, meant and shared, by length."""
-    pairs(predictions, references)
-    found = _METRIC._extract_corpus_statistics(list(predictions), [list(references)])
-    return np.asarray(found, dtype=np.float64)
+    return _corpus.sums(_METRIC, predictions, references)
 
 
 def of_sums(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the chrF [R] that belongs to sums over samples [R, 18]."""
-    scores = [_METRIC._compute_score_from_stats([int(x) for x in row]).score for row in totals]
-    return np.minimum(np.asarray(scores, dtype=np.float64) / 100, 1.0)
+    return _corpus.of_sums(_METRIC, totals)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from studio.log import Log
 from studio.runs import Record
 from studio.training.batches import epoch_batches
 from studio.training.fitting import NOT_AT_ALL, Fitting, nbytes
@@ -164,3 +166,12 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rehearse(train: Callable[[Any, Log, Rehearsal], Run], config: Any, log: Log) -> Estimate:
+    """Return what a recipe's run would take: ``train`` comes as far as `Rehearsal.play`; its folder goes."""
+    with TemporaryDirectory(prefix="triptych-") as folder:
+        rehearsal = Rehearsal()
+        train(replace(config, output=Path(folder) / "run", resume=None), log, rehearsal)
+    assert rehearsal.estimate is not None
+    return rehearsal.estimate

@@ -10,16 +10,12 @@ from pathlib import Path
 
 from apps.web.mixing.live import Standing
 from apps.web.mixing.saving import Progress, as_yaml
+from apps.web.panels import problem_html
 from mergers import MergeSpec, diagnose
 from mergers._diagnosis_page import heat_maps
 from studio.heatmap import figure
 
 _MAPS = ("Cosine between the changes", "Sign conflict", "Subspace overlap")
-
-
-def problem_html(sentence: str) -> str:
-    """Return a sentence on what is wrong, read aloud at once."""
-    return f'<p class="tp-problem" role="alert">{escape(sentence)}</p>'
 
 
 def note_html(sentence: str) -> str:

@@ -17,22 +17,25 @@ _FEW = 12
 """Up to so many variants are shown as chips, more in a list that can be searched."""
 
 
-def picture() -> gr.Image:
+def picture(
+    *, height: int = 190, placeholder: str = "Drop a picture, or click to choose one", min_width: int = 160
+) -> gr.Image:
     """Return the field for a picture: by file, webcam or clipboard."""
     return gr.Image(
         label="Picture",
         type="filepath",
         image_mode=None,
         sources=["upload", "webcam", "clipboard"],
-        height=190,
+        height=height,
         buttons=["fullscreen"],
-        placeholder="Drop a picture, or click to choose one",
+        placeholder=placeholder,
         alt_text="The picture of the question",
+        min_width=min_width,
         elem_id="tp-picture",
     )
 
 
-def sound() -> gr.Audio:
+def sound(*, min_width: int = 160) -> gr.Audio:
     """Return the field for a recording: by file or microphone."""
     return gr.Audio(
         label="Recording",
@@ -40,6 +43,7 @@ def sound() -> gr.Audio:
         sources=["upload", "microphone"],
         buttons=[],
         waveform_options=gr.WaveformOptions(waveform_color="#a79d90", waveform_progress_color="#2a7b7f"),
+        min_width=min_width,
         elem_id="tp-sound",
     )
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
 
 from apps.web.ballot import VOTES
 from apps.web.desk import MOST, Desk, first_choice, why_not_further
 from apps.web.draw import shuffled
 from apps.web.examples import Example
+from apps.web.handlers import CLOSED, seat_of, uploaded
 from apps.web.pages import _compare_parts as parts
 from apps.web.pages._form_editor import FormEditor
 from apps.web.panels import LETTERS
@@ -26,7 +26,6 @@ from apps.web.visitors import Visitor
 from studio.errors import TriptychError
 
 TITLE, PLACE, ROLE = "Compare", 10, "expert"
-_CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def lay_out(desk: Desk) -> None:
@@ -86,7 +85,7 @@ class _Compare:
         changed = [self.board, self.send, self.stop, self.again, self.chosen, self.row]
         asked = [self.picture, self.sound, self.text, self.example]
         whom = [self.chosen, self.blind, self.count]
-        once: dict[str, Any] = {"preprocess": False, "trigger_mode": "once", **_CLOSED}
+        once: dict[str, Any] = {"preprocess": False, "trigger_mode": "once", **CLOSED}
         gr.on([self.send.click, self.text.submit], self.ask, [*asked, *whom, *self.decoding], changed, **once)
         self.again.click(self.ask_again, [*whom, *self.decoding], changed, **once)
         gr.on(
@@ -96,7 +95,7 @@ class _Compare:
             [*changed, self.further],
             **once,
         )
-        self.stop.click(self.halt, queue=False, **_CLOSED)
+        self.stop.click(self.halt, queue=False, **CLOSED)
         gr.on(
             [self.chosen.input, self.blind.input, self.count.input],
             self.choose,
@@ -105,14 +104,14 @@ class _Compare:
             queue=False,
             preprocess=False,
             trigger_mode="always_last",
-            **_CLOSED,
+            **CLOSED,
         )
-        self.board.select(self.vote, None, [self.board, self.row], queue=False, **_CLOSED)
-        self.clear.click(self.empty, None, asked, queue=False, **_CLOSED)
+        self.board.select(self.vote, None, [self.board, self.row], queue=False, **CLOSED)
+        self.clear.click(self.empty, None, asked, queue=False, **CLOSED)
         for domain, button in zip(self.desk.examples.domains, self.domains, strict=True):
-            button.click(self._shower(domain), self.turns, [*asked, self.turns], queue=False, **_CLOSED)
+            button.click(self._shower(domain), self.turns, [*asked, self.turns], queue=False, **CLOSED)
         shown = [self.chosen, self.blind, self.count, self.board, *self.editor.components]
-        gr.on(None, self.arrive, None, shown, queue=False, **_CLOSED)
+        gr.on(None, self.arrive, None, shown, queue=False, **CLOSED)
 
     def arrive(self, request: gr.Request) -> tuple[Any, ...]:
         """Fill the page for whoever opened it: what is sent to everyone names no variant."""
@@ -236,15 +235,11 @@ class _Compare:
             turn = turns.get(domain, 0)
             example = self.desk.examples.pick(domain, turn)
             asked = example.question
-            picture, sound = self._upload(asked.picture), self._upload(asked.sound)
+            picture, sound = uploaded(asked.picture, self.picture), uploaded(asked.sound, self.picture)
             shown = replace(example, question=replace(asked, picture=picture, sound=sound))
             return picture, sound, asked.text, shown, {**turns, domain: turn + 1}
 
         return show
-
-    def _upload(self, path: Path | None) -> Path | None:
-        """Return a copy of a file among the uploads, where the page may show it."""
-        return Path(save_file_to_cache(path, self.picture.GRADIO_CACHE)) if path else None
 
     def _hides(self, who: Visitor, blind: Any) -> bool:
         """Return whether a visitor's next round hides the names: engineers say so themselves."""
@@ -288,10 +283,7 @@ class _Compare:
 
     def _visitor(self, request: gr.Request) -> tuple[str, Visitor]:
         """Return the visitor's seat and who it is, or refuse."""
-        try:
-            return self.desk.seat(request, ROLE)
-        except TriptychError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return seat_of(self.desk, request, ROLE)
 
 
 def _buttons(running: bool) -> tuple[Any, Any, Any, Any]:

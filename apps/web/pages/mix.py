@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
 
 from apps.web.desk import MOST, Desk
+from apps.web.handlers import CLOSED, seat_of, uploaded
 from apps.web.mixing import shown
 from apps.web.mixing.form import form_html
 from apps.web.mixing.live import Mixes, Standing
 from apps.web.mixing.recipe import Mix, first, read_mix
 from apps.web.mixing.saving import Saving, checked, save_file
-from apps.web.panels import panels_html
-from apps.web.question import MAX_CHARACTERS, Question, read_question
+from apps.web.pages import _compare_parts as fields
+from apps.web.panels import panels_html, problem_html
+from apps.web.question import Question, read_question
 from apps.web.rounds import Decoding, Panel, Round
 from apps.web.visitors import Visitor
 from mergers import MergeSpec
@@ -27,7 +28,6 @@ TITLE, PLACE, ROLE = "Mix", 30, "engineer"
 THE_MIX = "This mix"
 _PARTS = Path(__file__).resolve().parent.parent / "mixing"
 _KINDS = ("merge file", "adapter", "model")
-_CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _PLAIN: dict[str, Any] = {"apply_default_css": False}
 
 
@@ -74,22 +74,9 @@ class _Mix:
     def _question(self) -> None:
         gr.HTML("<h2>Talk to it</h2>", elem_classes="tp-heading", **_PLAIN)
         with gr.Row(elem_id="mx-media"):
-            self.picture = gr.Image(
-                label="Picture", type="filepath", image_mode=None, height=150, buttons=["fullscreen"],
-                sources=["upload", "webcam", "clipboard"], placeholder="Drop a picture here",
-                alt_text="The picture of the question", elem_id="tp-picture", min_width=200,
-            )  # fmt: skip
-            self.sound = gr.Audio(
-                label="Recording", type="filepath", sources=["upload", "microphone"], buttons=[],
-                waveform_options=gr.WaveformOptions(
-                    waveform_color="#a79d90", waveform_progress_color="#2a7b7f"
-                ),
-                elem_id="tp-sound", min_width=200,
-            )  # fmt: skip
-        self.text = gr.Textbox(
-            label="Text", placeholder="Ask about the picture or the recording", lines=1, max_lines=6,
-            max_length=MAX_CHARACTERS, elem_id="tp-text",
-        )  # fmt: skip
+            self.picture = fields.picture(height=150, placeholder="Drop a picture here", min_width=200)
+            self.sound = fields.sound(min_width=200)
+        self.text = fields.text()
         self.beside = gr.Checkbox(False, label="Ask the experts as well", elem_id="mx-beside")
         with gr.Row(elem_id="tp-buttons"):
             self.send = gr.Button("Ask", variant="primary", elem_id="tp-send", min_width=0)
@@ -110,10 +97,8 @@ class _Mix:
         here = gr.context.Context.root_block
         assert here is not None
         state = [self.form, self.told, self.board]
-        here.load(self.begin_mix, None, state, **_CLOSED)
-        self.form.select(
-            self.change_mix, [self.asked, self.beside], state, trigger_mode="multiple", **_CLOSED
-        )
+        here.load(self.begin_mix, None, state, **CLOSED)
+        self.form.select(self.change_mix, [self.asked, self.beside], state, trigger_mode="multiple", **CLOSED)
         gr.on(
             [self.send.click, self.text.submit],
             self.ask_mix,
@@ -121,19 +106,19 @@ class _Mix:
             [self.asked, self.told, self.board],
             preprocess=False,
             trigger_mode="multiple",
-            **_CLOSED,
+            **CLOSED,
         )
-        self.stop.click(self.stop_mix, queue=False, **_CLOSED)
+        self.stop.click(self.stop_mix, queue=False, **CLOSED)
         fields = [self.picture, self.sound, self.text, self.turn]
-        self.example.click(self.example_for_mix, self.turn, fields, queue=False, **_CLOSED)
-        self.measure.click(self.measure_mix, None, self.maps, trigger_mode="once", **_CLOSED)
+        self.example.click(self.example_for_mix, self.turn, fields, queue=False, **CLOSED)
+        self.measure.click(self.measure_mix, None, self.maps, trigger_mode="once", **CLOSED)
         self.save.click(
             self.save_mix,
             [self.name, self.kind],
             self.saved,
             preprocess=False,
             trigger_mode="once",
-            **_CLOSED,
+            **CLOSED,
         )
 
     def begin_mix(self, request: gr.Request) -> tuple[Any, ...]:
@@ -145,7 +130,7 @@ class _Mix:
         try:
             told = shown.told_html(self.mixes.make(session, mix), self._file(mix))
         except TriptychError as error:
-            told = shown.problem_html(str(error))
+            told = problem_html(str(error))
         return self._form(mix), told, gr.skip()
 
     def change_mix(
@@ -161,7 +146,7 @@ class _Mix:
                 form = self._form(mix)
             made = self.mixes.make(session, mix)
         except TriptychError as error:
-            yield form, shown.problem_html(str(error)), gr.skip()
+            yield form, problem_html(str(error)), gr.skip()
             return
         yield form, shown.told_html(made, self._file(mix)), gr.skip()
         if asked is not None:
@@ -197,7 +182,12 @@ class _Mix:
             return None, None, "", place
         example = self.desk.examples.pick(domains[place % len(domains)], place // len(domains))
         asked = example.question
-        return self._upload(asked.picture), self._upload(asked.sound), asked.text, place + 1
+        return (
+            uploaded(asked.picture, self.picture),
+            uploaded(asked.sound, self.picture),
+            asked.text,
+            place + 1,
+        )
 
     def measure_mix(self, request: gr.Request) -> Iterator[str]:
         """Measure where the chosen experts pull apart, and show it as heat maps."""
@@ -208,7 +198,7 @@ class _Mix:
             spec = standing.mix.spec(self.mixes.experts, self.mixes.base)
             yield shown.maps_html(spec, standing.mix.experts)
         except TriptychError as error:
-            yield shown.problem_html(str(error))
+            yield problem_html(str(error))
 
     def save_mix(self, name: Any, kind: Any, request: gr.Request) -> Iterator[str]:
         """Save the visitor's mix as a merge file, or merge it into the runs' folder and let it join in."""
@@ -227,7 +217,7 @@ class _Mix:
             if folder.exists() or wanted in self.desk.engine.names:
                 raise DataError(f"There is something named '{wanted}' already; choose another name.")
         except TriptychError as error:
-            yield shown.problem_html(str(error))
+            yield problem_html(str(error))
             return
         saving = Saving(spec, folder, self.merging, lambda made: self.desk.engine.add(wanted, made))  # type: ignore[attr-defined]
         for progress in saving.start().watch():
@@ -255,13 +245,6 @@ class _Mix:
     def _file(self, mix: Mix) -> MergeSpec:
         return mix.spec(self.mixes.experts, self.mixes.base)
 
-    def _upload(self, path: Path | None) -> Path | None:
-        """Return a copy of a file among the uploads, where the page may show it."""
-        return Path(save_file_to_cache(path, self.picture.GRADIO_CACHE)) if path else None
-
     def _visitor(self, request: gr.Request) -> tuple[str, Visitor]:
         """Return the seat of the visitor's page and who it is, or refuse."""
-        try:
-            return self.desk.seat(request, ROLE)
-        except TriptychError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return seat_of(self.desk, request, ROLE)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from apps.web.ballot import VOTES
 from apps.web.desk import LOST, Desk
+from apps.web.handlers import CLOSED, seat_of
 from apps.web.sets.course import Course
 from apps.web.sets.parts import NONE, begin_html, end_html, progress_html, question_html
 from apps.web.visitors import Visitor
@@ -21,7 +22,6 @@ _UP = (
     " if (event.target.closest('.tp-vote') && window.innerWidth < 900)"
     " document.querySelector('#tp-place')?.scrollIntoView({behavior: 'smooth'}); });"
 )
-_CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def lay_out(desk: Desk) -> None:
@@ -50,10 +50,10 @@ class _Questions:
         shown = [self.progress, self.begin, self.asked, self.board]
         context = gr.context.Context.root_block
         assert context is not None
-        context.load(self.open, None, [self.chosen, *shown], queue=False, **_CLOSED)
-        self.chosen.input(self.choose, self.chosen, shown, preprocess=False, queue=False, **_CLOSED)
-        self.begin.click(self.ask, self.chosen, shown, preprocess=False, trigger_mode="once", **_CLOSED)
-        self.board.select(self.vote, None, shown, trigger_mode="once", **_CLOSED)
+        context.load(self.open, None, [self.chosen, *shown], queue=False, **CLOSED)
+        self.chosen.input(self.choose, self.chosen, shown, preprocess=False, queue=False, **CLOSED)
+        self.begin.click(self.ask, self.chosen, shown, preprocess=False, trigger_mode="once", **CLOSED)
+        self.board.select(self.vote, None, shown, trigger_mode="once", **CLOSED)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Show the sets, the first that is not finished chosen."""
@@ -121,7 +121,4 @@ class _Questions:
 
     def _visitor(self, request: gr.Request) -> tuple[str, Visitor]:
         """Return the key of the visitor's page and who it is, or refuse."""
-        try:
-            return self.desk.seat(request, ROLE)
-        except TriptychError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return seat_of(self.desk, request, ROLE)

@@ -9,6 +9,8 @@ from typing import Any
 import gradio as gr
 
 from apps.web.desk import Desk
+from apps.web.handlers import CLOSED
+from apps.web.panels import problem_html
 from apps.web.results.counted import ALL, Choice, Counted
 from apps.web.results.files import KINDS, write_file
 from apps.web.results.parts import results_html
@@ -16,7 +18,6 @@ from apps.web.visitors import Refused
 from studio.errors import TriptychError
 
 TITLE, PLACE, ROLE = "Results", 40, "engineer"
-_CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _WORDS = {"csv": "CSV", "json": "JSON", "png": "Picture", "votes": "Votes as training data"}
 _SAVE = (
     "(file) => { if (!file) return; const link = document.createElement('a');"
@@ -59,12 +60,12 @@ class _Results:
         context = gr.context.Context.root_block
         assert context is not None
         chosen, shown = [self.part, self.blind], [self.part, self.told, self.body]
-        closed = {"preprocess": False, **_CLOSED}
+        closed = {"preprocess": False, **CLOSED}
         context.load(self.show, chosen, shown, **closed)
         gr.on([self.again.click, self.part.input, self.blind.input], self.show, chosen, shown, **closed)
         for kind, button in self.buttons.items():
             button.click(self._taker(kind), chosen, [self.file, self.told], **closed).then(
-                None, self.file, None, js=_SAVE, **_CLOSED
+                None, self.file, None, js=_SAVE, **CLOSED
             )
 
     def show(self, part: Any, blind: Any, request: gr.Request) -> tuple[Any, ...]:
@@ -77,7 +78,7 @@ class _Results:
         except Refused as error:
             return gr.skip(), "", f'<div class="tp-card"><p role="alert">{escape(str(error))}</p></div>'
         except TriptychError as error:
-            return gr.skip(), _alert(str(error)), gr.skip()
+            return gr.skip(), problem_html(str(error)), gr.skip()
         return gr.update(choices=parts, value=choice.part), "", body
 
     def _taker(self, kind: str) -> Any:
@@ -89,14 +90,10 @@ class _Results:
                 folder = Path(self.file.GRADIO_CACHE)
                 path = write_file(kind, found, self.desk.store, self.desk.media, folder)
             except TriptychError as error:
-                return None, _alert(str(error))
+                return None, problem_html(str(error))
             return gr.update(value=str(path)), f'<p class="tp-live" role="status">{KINDS[kind]} is ready.</p>'
 
         return take
 
     def _choice(self, part: Any, blind: Any) -> Choice:
         return self.counted.choice(part, blind)
-
-
-def _alert(sentence: str) -> str:
-    return f'<p class="tp-problem" role="alert">{escape(sentence)}</p>'

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from apps.web.desk import Desk
+from apps.web.handlers import CLOSED
 from apps.web.training import progress
 from apps.web.training.acts import Acts
 from apps.web.training.presets import PRESETS
@@ -15,7 +16,6 @@ from apps.web.training.trainings import LONGEST, least_role
 
 TITLE, PLACE, ROLE = "Train", 50, least_role()
 _HERE = Path(__file__).resolve().parent.parent / "training"
-_CLOSED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _EVERY = 2.0
 """Seconds between looks at a training."""
 _PICK = (
@@ -99,17 +99,17 @@ class _Train:
         looked = [self.report, self.taken, self.name, self.known]
         context = gr.context.Context.root_block
         assert context is not None
-        context.load(acts.opened, None, [self.known, self.clock, *shown], **_CLOSED)
-        self.upload.select(acts.receive, None, looked, concurrency_limit=4, **_CLOSED)
-        self.known.input(acts.choose, self.known, looked, concurrency_limit=4, **_CLOSED)
+        context.load(acts.opened, None, [self.known, self.clock, *shown], **CLOSED)
+        self.upload.select(acts.receive, None, looked, concurrency_limit=4, **CLOSED)
+        self.known.input(acts.choose, self.known, looked, concurrency_limit=4, **CLOSED)
         self.begin.click(
             acts.start,
             [self.name, self.preset, self.taken, self.steps, self.rate, self.seed],
             [self.told, self.name, *shown],
             trigger_mode="once",
-            **_CLOSED,
+            **CLOSED,
         )
-        self.list.select(acts.pick, None, shown, queue=False, **_CLOSED)
+        self.list.select(acts.pick, None, shown, queue=False, **CLOSED)
         for button, act in ((self.stop, acts.halt), (self.go_on, acts.resume), (self.remove, acts.forget)):
-            button.click(act, [self.job, self.seen], shown, queue=False, **_CLOSED)
-        self.clock.tick(acts.look, [self.job, self.seen], shown, queue=False, **_CLOSED)
+            button.click(act, [self.job, self.seen], shown, queue=False, **CLOSED)
+        self.clock.tick(acts.look, [self.job, self.seen], shown, queue=False, **CLOSED)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from apps.web.desk import Desk
-from apps.web.panels import panels_html
+from apps.web.panels import panels_html, problem_html
 from apps.web.question import Question
 from apps.web.rounds import Decoding, Round, Source
 from apps.web.visitors import Visitor
@@ -95,7 +94,7 @@ class Course:
         """Return the two panels as HTML: empty until both have ended, then with the row of verdicts."""
         done = self.desk.round(seat)
         if done is None:
-            return f'<p class="tp-problem" role="alert">{escape(problem)}</p>' if problem else ""
+            return problem_html(problem) if problem else ""
         panels = done.panels
         if not done.over:
             panels = tuple(replace(panel, state="answering", text="") for panel in panels)

@@ -10,9 +10,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from apps.web.desk import Desk
+from apps.web.handlers import admitted
+from apps.web.panels import problem_html
 from apps.web.training import progress
 from apps.web.training.received import put_in_place
-from apps.web.training.taking import Told, plain, problem, take
+from apps.web.training.taking import Told, plain, take
 from apps.web.training.trainings import Trainings
 from apps.web.visitors import Visitor
 from studio.data.intake import Taken
@@ -70,7 +72,7 @@ class Acts:
                 who, name, preset, taken if isinstance(taken, Taken) else None, by_hand
             )
         except (TriptychError, OSError) as error:
-            return problem(plain(error)), gr.skip(), *[gr.skip()] * 12
+            return problem_html(plain(error)), gr.skip(), *[gr.skip()] * 12
         note = '<p class="tp-told">It is in the queue; this page may be closed meanwhile.</p>'
         return note, "", *self._shown(who, made.job.id, {})
 
@@ -137,10 +139,7 @@ class Acts:
 
     def _visitor(self, request: gr.Request) -> Visitor:
         """Return who asks, or refuse."""
-        try:
-            return self.desk.admit(request, self.role)
-        except TriptychError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        return admitted(self.desk, request, self.role)
 
 
 def changes(steps: Any, rate: Any, seed: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.web.panels import problem_html
 from apps.web.training.report import report_html
 from apps.web.training.trainings import Trainings
 from apps.web.visitors import Visitor
@@ -76,7 +77,7 @@ def take(trainings: Trainings, who: Visitor, work: Work) -> Iterator[tuple[Any, 
                 shown = log.told
                 yield f'<p class="tp-told">{html.escape(shown)}</p>', None, gr.skip(), gr.skip()
     if isinstance(found, str):
-        yield problem(found), None, gr.skip(), None
+        yield problem_html(found), None, gr.skip(), None
         return
     title, taken = found
     known = trainings.known_to(who)
@@ -104,11 +105,6 @@ def _taken(trainings: Trainings, work: Work, log: Told) -> tuple[str, Taken]:
         raise DataError(told) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def problem(sentence: str) -> str:
-    """Return a sentence about what went wrong, as a piece of the page that is read out."""
-    return f'<p class="tp-problem" role="alert">{html.escape(sentence)}</p>'
 
 
 def plain(error: Exception) -> str:
