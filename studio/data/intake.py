@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,13 +204,3 @@ def _lines(files: Sequence[Path]) -> list[bytes]:
 
 def _count(file: Path) -> int:
     return len(_lines([file])) if file.is_file() else 0
-
-
-def kinds_told(report: Report) -> list[tuple[str, int, str, str]]:
-    """Return for each kind of finding: what it means, how many rows, what is done about it, what mends it."""
-    done = {"drop": "left out", "rewrite": "mended", "": "kept"}
-    counts: Counter[str] = Counter(report.counts())
-    return [
-        (KINDS[name].means, count, done[KINDS[name].repair], KINDS[name].fix)
-        for name, count in counts.items()
-    ]
