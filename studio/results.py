@@ -68,10 +68,13 @@ def verdict(ranking: Ranking) -> str:
         return "No votes yet."
     first, *others = sorted(ranking.standings, key=lambda one: -one.score)
     missing = max(one.more for one in ranking.standings)
-    if all(one.high < first.low for one in others):
-        return f"{first.variant} is best: its interval is above all others."
     close = [one.variant for one in others if one.high >= first.low]
-    told = f"{first.variant} has the highest score, but {_listed(close)} may be as good"
+    if not close and not missing:
+        return f"{first.variant} is best: its interval is above all others."
+    told = f"{first.variant} has the highest score"
+    if close:
+        told = f"{told}, but {_listed(close)} may be as good"
+    # The bootstrap of a few votes that all say the same knows of no doubt: its intervals have no width.
     return f"{told}: not enough votes, about {missing} more." if missing else f"{told}: they are close."
 
 

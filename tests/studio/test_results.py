@@ -42,6 +42,10 @@ def test_the_verdict_says_what_is_proved(found: Results) -> None:
     assert verdict(found.ranking) == "silk is best: its interval is above all others."
     few = verdict(rank(judged(6), resamples=200))
     assert "may be as good: not enough votes, about" in few
+    one = Judgement(variants=("a", "b"), choice="a")
+    assert verdict(rank([one])) == "a has the highest score: not enough votes, about 19 more."
+    assert "is best" not in verdict(rank([one] * 10))
+    assert verdict(rank([one] * 20)) == "a is best: its interval is above all others."
     even = [Judgement(variants=("a", "b"), choice="ab"[n % 2]) for n in range(400)]
     assert verdict(rank(even)).endswith("may be as good: they are close.")
     assert verdict(rank([])) == "No votes yet."
