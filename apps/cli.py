@@ -35,6 +35,7 @@ COMMANDS = (
     "users",
     "questions",
     "votes",
+    "watch",
     "serve",
     "ls",
     "show",

@@ -82,3 +82,20 @@ class Vote:
     rater_group: str = ""
     flagged: bool = False
     seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A report that one variant's answer is wrong: what is wrong, and the answer that should have been given.
+
+    Either may be empty, not both; the rater is a pseudonym.
+    """
+
+    id: int
+    created: str
+    comparison: int
+    variant: str
+    wrong: str
+    correction: str
+    rater: str
+    rater_group: str = ""

@@ -18,10 +18,10 @@ import sqlalchemy as sql
 from sqlalchemy import exc
 
 from studio.errors import TriptychError, unknown
-from studio.kept import VERDICTS, Answer, Comparison, KeptRun, Vote
-from studio.tables import ANSWER, COMPARISON, RUN, VOTE
+from studio.kept import VERDICTS, Answer, Comparison, Fault, KeptRun, Vote
+from studio.tables import ANSWER, COMPARISON, FAULT, RUN, VOTE
 
-SCHEMA = "3"
+SCHEMA = "4"
 """The newest of the migrations in `studio.migrations`; older stores are brought to it when opened."""
 _LOCK = 0x7269707479  # of PostgreSQL's advisory locks: two programs may open a new database at once
 
@@ -190,6 +190,32 @@ class Store:
             "seconds": seconds,
         }
         return self._replace(VOTE, {"comparison": comparison, "rater": rater}, row)
+
+    def report(
+        self,
+        comparison: int,
+        variant: str,
+        *,
+        rater: str,
+        wrong: str = "",
+        correction: str = "",
+        rater_group: str = "",
+    ) -> int:
+        """Keep a rater's report that an answer is wrong, and return its number; a later one replaces it.
+
+        Raises:
+            TriptychError: if there is no such comparison, or ``variant`` gave no answer in it.
+        """
+        known = [answer.variant for answer in self.comparison(comparison).answers]
+        if variant not in known:
+            raise TriptychError(f"comparison {comparison}: {unknown('answering variant', variant, known)}")
+        row = {"wrong": wrong, "correction": correction, "rater_group": rater_group}
+        return self._replace(FAULT, {"comparison": comparison, "variant": variant, "rater": rater}, row)
+
+    def faults(self) -> list[Fault]:
+        """Return all reports of wrong answers, oldest first."""
+        with self.begin() as connection:
+            return [Fault(**row) for row in _rows(connection, sql.select(FAULT).order_by(FAULT.c.id))]
 
     def runs(self) -> list[KeptRun]:
         """Return all runs, oldest first."""

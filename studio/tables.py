@@ -86,6 +86,19 @@ VOTE = sql.Table(
     sql.Column("seconds", sql.Float),
     sql.UniqueConstraint("comparison", "rater"),
 )
+FAULT = sql.Table(
+    "triptych_fault",
+    TABLES,
+    _key(),
+    _created(),
+    sql.Column("comparison", sql.ForeignKey(_OF_COMPARISON, ondelete="CASCADE"), nullable=False),
+    sql.Column("variant", sql.String(400), nullable=False),
+    _text("wrong"),
+    _text("correction"),
+    sql.Column("rater", sql.String(200), nullable=False),
+    _text("rater_group", 200),
+    sql.UniqueConstraint("comparison", "variant", "rater"),
+)
 ACCOUNT = sql.Table(
     "triptych_account",
     TABLES,

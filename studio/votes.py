@@ -44,7 +44,7 @@ def export_votes(store: Store, media: Path | None, out: Path) -> dict[str, int]:
     counts = dict.fromkeys((*FILES, "flagged", "media gone"), 0)
     salt = secrets.token_hex(16)
     with atomic_folder(out) as folder:
-        files = _Media(media, folder / "media")
+        files = KeptMedia(media, folder / "media")
         rows: dict[str, list[Sample]] = {name: [] for name in FILES}
         for vote in store.votes():
             if vote.flagged:
@@ -52,7 +52,7 @@ def export_votes(store: Store, media: Path | None, out: Path) -> dict[str, int]:
                 continue
             comparison = asked[vote.comparison]
             try:
-                turns = _turns(comparison, files, vote.choice)
+                turns = conversation_of(comparison, files, vote.choice)
             except FileNotFoundError:
                 counts["media gone"] += 1
                 continue
@@ -101,7 +101,7 @@ def _rows(
         yield "corrections", row((_answer(vote.correction.strip()),))
 
 
-def _turns(comparison: Comparison, files: _Media, chosen: str) -> tuple[Turn, ...]:
+def conversation_of(comparison: Comparison, files: KeptMedia, chosen: str) -> tuple[Turn, ...]:
     """Return the conversation up to the question as the chosen variant had it, media among the files."""
     turns = []
     for before in comparison.turns:
@@ -120,10 +120,11 @@ def _answer(text: str) -> Turn:
     return Turn(role="assistant", parts=(Text(text=text),))
 
 
-class _Media:
+class KeptMedia:
     """Copies media by hash from where the app kept them, each once."""
 
     def __init__(self, source: Path | None, target: Path) -> None:
+        """Copy from the folder ``source`` into ``target``, which is made with the first medium."""
         self._target = target
         found = source.iterdir() if source is not None and source.is_dir() else ()
         self._there = {path.stem: path for path in found}

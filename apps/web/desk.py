@@ -12,6 +12,7 @@ from typing import Any
 
 from apps.web.draw import Draw
 from apps.web.examples import Examples
+from apps.web.faults import report_token
 from apps.web.keep import Keeper
 from apps.web.limits import Limits
 from apps.web.panels import LETTERS, panels_html
@@ -233,6 +234,8 @@ class Desk:
             blind=asked.blind,
             revealed=self.names_of(done),
             problem=problem or (LOST if done.over and done.lost else ""),
+            reports=report_token(done) if done.over and done.kept is not None else "",
+            reported=done.reported,
         )
 
     def names_of(self, done: Round) -> list[str]:

@@ -58,6 +58,7 @@ class Limit:
 RATES = {
     "questions": Rate(burst=30, per_minute=30),
     "votes": Rate(burst=60, per_minute=60),
+    "reports": Rate(burst=30, per_minute=30),
     "calls": Rate(burst=300, per_minute=600),
     "uploads": Rate(burst=60, per_minute=30),
     "megabytes": Rate(burst=600, per_minute=60),
@@ -77,7 +78,7 @@ class Limits:
         return 0.0 if who.name == "local" else self._limits[kind].take(who.name, amount)
 
     def spend(self, kind: str, who: Visitor) -> None:
-        """Take one of a visitor's ``questions`` or ``votes``.
+        """Take one of a visitor's ``questions``, ``votes`` or ``reports``.
 
         Raises:
             Refused: there are none left for now; the sentence says how long.

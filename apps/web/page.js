@@ -36,6 +36,10 @@
       else field.value = draft.values[at];
     });
   };
+  // Reports of wrong answers that are being written, by token and place.
+  const faults = {};
+  const faultKey = (form) => `${form.dataset.fault} ${form.dataset.place}`;
+  const words = (form) => [...form.querySelectorAll("textarea")];
   const settle = () => {
     if (!said.isConnected) document.body.append(said);
     document.documentElement.classList.toggle("tp-marked", marked());
@@ -45,6 +49,10 @@
     for (const board of document.querySelectorAll(".tp-board:not([data-settled])")) {
       board.dataset.settled = "";
       if (said.textContent !== board.dataset.spoken) said.textContent = board.dataset.spoken;
+      for (const form of board.querySelectorAll(".tp-fault")) {
+        const kept = faults[faultKey(form)];
+        if (kept) { form.open = kept.open; words(form).forEach((field, at) => { field.value = kept.values[at]; }); }
+      }
       if (draft && board.dataset.token === draft.token && board.querySelector(".tp-because")) recall(board);
       for (const answer of board.querySelectorAll(".tp-answer")) {
         if (answer.closest(".tp-answering")) answer.scrollTop = answer.scrollHeight;
@@ -53,6 +61,11 @@
     }
   };
   window.triptych = {
+    fault(button) {
+      const form = button.closest(".tp-fault");
+      const [wrong, right] = words(form).map((field) => field.value);
+      return { place: Number(form.dataset.place), token: form.dataset.fault, wrong, right };
+    },
     verdict(button) {
       const board = button.closest(".tp-board");
       const all = (selector) => [...board.querySelectorAll(selector)];
@@ -96,6 +109,8 @@
     document.addEventListener(kind, (event) => {
       const board = event.target.closest?.(".tp-because")?.closest(".tp-board[data-token]");
       if (board) remember(board);
+      const form = event.target.closest?.(".tp-fault");
+      if (form) faults[faultKey(form)] = { open: form.open, values: words(form).map((field) => field.value) };
     }, true);
   }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from apps.web.ballot import VOTES, best_button, verdict_html
 from apps.web.difference import Piece, differences
+from apps.web.faults import report_html
 from apps.web.question import Exchange, Question
 from apps.web.rounds import OVER, Panel
 from apps.web.voting import Ballot
@@ -45,13 +46,16 @@ def panels_html(
     revealed: Sequence[str] = (),
     question: Question | None = None,
     problem: str = "",
+    reports: str = "",
+    reported: Collection[int] = (),
 ) -> str:
     """Return the answers side by side, with the row of verdicts when there is a ``ballot``, or ``votable``.
 
     ``expected`` is the example's reference answer, shown once all answers are in, and ``matches``
     says which panels equal it; ``vote`` is the verdict that was given; ``blind`` leaves out what could
     tell variants apart until the names are ``revealed``, one a panel; ``question`` is shown
-    where the panels show a conversation; ``problem`` is a sentence about the question itself.
+    where the panels show a conversation; ``problem`` is a sentence about the question itself; ``reports`` is
+    the token with which an answer can be called wrong, ``reported`` the places of those that were.
     """
     over, votable = all(panel.state in OVER for panel in panels), votable or ballot is not None
     matched = list(matches) if over and matches else [False] * len(panels)
@@ -60,7 +64,7 @@ def panels_html(
     differing = over and sum(bool(text) for text in texts) > 1
     pieces = differences(texts) if differing else [[(text, False)] for text in texts]
     token = f' data-token="{escape(ballot.token)}"' if ballot and not vote else ""
-    spoken = escape(_spoken(panels, vote, names) if not problem else "")
+    spoken = escape(_spoken(panels, vote, names, reported) if not problem else "")
     parts = [f'<div class="tp-board" data-count="{len(panels)}" data-spoken="{spoken}"{token}>']
     parts.append(problem_html(problem) if problem else "")
     if expected and over:
@@ -78,7 +82,8 @@ def panels_html(
             f"{_header(place, panel, names[place], badge)}"
             f'<div class="tp-answer" tabindex="0" role="group" aria-label="Answer of {escape(panel.name)}">'
             f"{_talk(panel, question)}{_body(panel, pieces[place])}</div>"
-            f"<footer>{_figures(panel, timed)}{_buttons(place, panel, votable, vote)}</footer></article>"
+            f"<footer>{_figures(panel, timed)}{_buttons(place, panel, votable, vote)}</footer>"
+            f"{_fault(place, panel, reports, place in reported)}</article>"
         )
     parts.append("</div>")
     if votable:
@@ -180,8 +185,17 @@ def _buttons(place: int, panel: Panel, votable: bool, vote: str | None) -> str:
     return f'<span class="tp-actions">{copy}{best}</span>'
 
 
-def _spoken(panels: Sequence[Panel], vote: str | None, names: Sequence[str]) -> str:
+def _fault(place: int, panel: Panel, token: str, reported: bool) -> str:
+    answered = token and panel.state in ("done", "stopped")
+    return report_html(place, panel.name, token, reported) if answered else ""
+
+
+def _spoken(
+    panels: Sequence[Panel], vote: str | None, names: Sequence[str], reported: Collection[int]
+) -> str:
     """Return what a screen reader says; it changes once per answer, not once per word."""
+    if reported and not vote:
+        return " ".join(f"Your report on {panels[place].name} is kept." for place in sorted(reported))
     if vote:
         real = [f"{panel.name} is {name}." for panel, name in zip(panels, names, strict=True) if name]
         return " ".join(["Your verdict is kept.", *real])

@@ -125,7 +125,8 @@ class Round:
     ``turn`` is the lock that keeps the rounds of different visitors apart, so that times can be compared.
     The thread goes on when nobody watches, until it is done or stopped; ``keeper`` keeps the question
     before the first answer, and every answer as it ends. ``kept`` is the question's number in the store,
-    ``vote`` the title or verdict that was given, ``ended`` when the last answer was in (monotonic seconds).
+    ``vote`` the title or verdict that was given, ``reported`` the places of answers that were called wrong,
+    ``ended`` when the last answer was in (monotonic seconds).
     Who gives a verdict holds ``judging``: there is one.
     """
 
@@ -138,6 +139,7 @@ class Round:
         self.over, self.lost = False, False
         self.kept: int | None = None
         self.vote: str | None = None
+        self.reported: set[int] = set()
         self.ended = 0.0
         self.judging = threading.Lock()
         self._engine, self._turn, self._keeper = engine, turn, keeper

@@ -179,7 +179,7 @@ def test_another_schema_version_is_refused_and_left_alone(tmp_path: Path) -> Non
     with file:
         file.execute("UPDATE triptych_alembic SET version_num = '9'")
     file.close()
-    with pytest.raises(TriptychError, match=r"has schema version 9, this program reads version 3; open it"):
+    with pytest.raises(TriptychError, match=r"has schema version 9, this program reads version 4; open it"):
         Store(url)
 
 

@@ -16,7 +16,9 @@ from apps.web.ballot import VOTES
 from apps.web.desk import MOST, Desk, first_choice, why_not_further
 from apps.web.draw import shuffled
 from apps.web.examples import Example
+from apps.web.faults import REPORTS
 from apps.web.handlers import CLOSED, seat_of, uploaded
+from apps.web.pages import _compare_faults as faults
 from apps.web.pages import _compare_parts as parts
 from apps.web.pages._form_editor import FormEditor
 from apps.web.panels import LETTERS
@@ -75,7 +77,7 @@ class _Compare:
             self.blind = gr.Checkbox(
                 label="Hide the names until the verdict", visible=False, elem_id="tp-hide"
             )
-        self.board = gr.HTML("", apply_default_css=False, js_on_load=VOTES, elem_id="tp-board")
+        self.board = gr.HTML("", apply_default_css=False, js_on_load=VOTES + REPORTS, elem_id="tp-board")
         with gr.Row(visible=False, elem_id="tp-follow") as self.row:
             self.further = parts.further()
             self.go_on = gr.Button("Ask further", elem_id="tp-further", min_width=0, scale=0)
@@ -107,6 +109,7 @@ class _Compare:
             **CLOSED,
         )
         self.board.select(self.vote, None, [self.board, self.row], queue=False, **CLOSED)
+        faults.connect(self.desk, self.board, ROLE)
         self.clear.click(self.empty, None, asked, queue=False, **CLOSED)
         for domain, button in zip(self.desk.examples.domains, self.domains, strict=True):
             button.click(self._shower(domain), self.turns, [*asked, self.turns], queue=False, **CLOSED)
