@@ -14,15 +14,16 @@ MAY_IMPORT = {
 }
 DOORS = {
     "gradio": ("apps/web/",),
-    "mergekit": ("mergers/_mergekit.py",),
+    "mergekit": ("mergers/_mergekit.py", "mergers/_mergekit_run.py"),
     "peft": ("studio/adapters.py", "studio/peft_methods.py", "studio/variants.py"),
     "bitsandbytes": ("studio/quantise.py",),
     "soundfile": ("studio/media.py", "studio/media_facts.py", "studio/synthetic/"),
-    "torchaudio": ("studio/media.py", "studio/augment/", "studio/synthetic/"),
+    "torchaudio": ("studio/media.py", "studio/augment/", "studio/perturb/", "studio/synthetic/"),
     "PIL": (
         "studio/media.py",
         "studio/media_facts.py",
         "studio/augment/",
+        "studio/perturb/",
         "studio/synthetic/",
         "studio/heatmap_picture.py",
         "studio/chart_picture.py",
