@@ -28,6 +28,7 @@ ROOMS = {
     "metrics": "studio.metrics",
     "formats": "studio.data.formats",
     "augment": "studio.augment",
+    "perturb": "studio.perturb",
     "steps": "studio.data.steps",
 }
 KINDS = {
@@ -37,6 +38,7 @@ KINDS = {
     "metrics": "metric",
     "formats": "format",
     "augment": "augmentation step",
+    "perturb": "perturbation",
     "steps": "step",
 }
 
