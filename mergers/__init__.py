@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mergers._diagnose import Diagnosis
     from mergers._diff import diff
     from mergers._differences import Diff
-    from mergers._engine import merged_factors
+    from mergers._engine import merged_deltas, merged_factors
     from mergers._estimate import Estimate
     from mergers._extract import Extraction, extract
     from mergers._plan import Plan
@@ -47,6 +47,7 @@ __all__ = [
     "estimate",
     "extract",
     "merge",
+    "merged_deltas",
     "merged_factors",
     "plan",
     "replay",
@@ -145,6 +146,7 @@ _LATER = {
     "bake": "_bake",
     "diff": "_diff",
     "extract": "_extract",
+    "merged_deltas": "_engine",
     "merged_factors": "_engine",
     "unmerge": "_unmerge",
 }

@@ -13,7 +13,7 @@ from mergers import _lock
 from mergers._assign import Choice, assign, survey_key
 from mergers._groups import Groups, Subject, group_of, subjects_of, towers_of
 from mergers._inputs import Opened
-from mergers._modules import Inputs, merge_module, merge_value, with_magnitude
+from mergers._modules import Inputs, merge_dense, merge_module, merge_value, with_magnitude
 from mergers._place import Look, Place
 from mergers._plan import Plan, Step
 from mergers._report import MergeReport, ModuleReport
@@ -149,20 +149,8 @@ class Made:
 
 def merged_adapter(planned: Plan, opened: Opened, log: Log) -> Made:
     """Return the merged adapter without writing it."""
-    spec, adapters, base = planned.spec, opened.adapters, opened.base
-    modules = [step for step in planned.steps if step.why != WHOLE and step.action == "merge"]
-    names = weight_names({s.name: s.shape for s in modules}, base) if base is not None else {}
-    inputs = Inputs(
-        adapters=adapters,
-        method=method(spec.method),
-        rank=spec.rank,
-        names=names,
-        place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
-        weight_of=lambda name: _base_tensor(base, names[name]),
-        bias_of=lambda name: _base_tensor(base, names[name].removesuffix("weight") + "bias"),
-    )
-    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
-    places = _places(inputs, modules)
+    spec, base = planned.spec, opened.base
+    inputs, modules, places, telling = _set_out(planned, opened)
     log.stage(f"merge {spec.method}", len(planned.steps), "tensors")
 
     def one(step: Step) -> tuple[str, Factors, ModuleReport]:
@@ -199,6 +187,36 @@ def merged_adapter(planned: Plan, opened: Opened, log: Log) -> Made:
             reports.append(report)
             log.advance(1)
     return Made(factors=factors, values=values, reports=tuple(reports), warnings=warnings)
+
+
+def merged_dense(planned: Plan, opened: Opened) -> dict[str, Tensor]:
+    """Return what a merge of plain LoRAs adds to each module's weight."""
+    inputs, modules, places, telling = _set_out(planned, opened)
+
+    def one(step: Step) -> tuple[str, Tensor]:
+        own, place = replace(inputs, method=method(step.method)), places[step.name]
+        place = replace(place, statistics=telling.whole(step, place.tensor))
+        return step.name, merge_dense(own, step.name, step.settings, place)
+
+    return dict(in_order(one, modules, workers(planned.spec.threads)))
+
+
+def _set_out(planned: Plan, opened: Opened) -> tuple[Inputs, list[Step], dict[str, Place], Telling]:
+    """Return the inputs of an adapter merge, the modules to merge, their places, and what data tells."""
+    spec, base = planned.spec, opened.base
+    modules = [step for step in planned.steps if step.why != WHOLE and step.action == "merge"]
+    names = weight_names({s.name: s.shape for s in modules}, base) if base is not None else {}
+    inputs = Inputs(
+        adapters=opened.adapters,
+        method=method(spec.method),
+        rank=spec.rank,
+        names=names,
+        place=Place(seed=spec.seed, keys=_lock.model_keys(opened)),
+        weight_of=lambda name: _base_tensor(base, names[name]),
+        bias_of=lambda name: _base_tensor(base, names[name].removesuffix("weight") + "bias"),
+    )
+    telling = Telling(spec.models, opened, (s.method for s in planned.steps if s.method), spec.allow)
+    return inputs, modules, _places(inputs, modules), telling
 
 
 def merge_adapters(planned: Plan, opened: Opened, folder: Path, log: Log) -> MergeReport:

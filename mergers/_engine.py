@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergers import _lock, _models
-from mergers._adapters import merge_adapters, merged_adapter, plan_adapters
+from mergers._adapters import merge_adapters, merged_adapter, merged_dense, plan_adapters
 from mergers._assign import check_settings
 from mergers._card import card
 from mergers._checks import check_norm
@@ -27,6 +28,9 @@ from studio.adapter_format import Adapter, Factors
 from studio.errors import MergeError
 from studio.files import atomic_folder
 from studio.log import Log, QuietLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def plan(spec: MergeSpec) -> Plan:
@@ -92,6 +96,22 @@ def merged_factors(spec: MergeSpec, log: Log | None = None) -> Mapping[str, Fact
         name = odd or next(iter(made.values))
         raise MergeError(f"'{name}' has more than factors; merge into a folder instead")
     return made.factors
+
+
+def merged_deltas(spec: MergeSpec) -> dict[str, Tensor]:
+    """Return what a merge of adapters adds to each module's weight, without factorising or writing anything.
+
+    The same as the adapter that the merge writes, but for rounding. Raises subclasses of `TriptychError`,
+    among them `MergeError` for an adapter that is more than factors of linear modules.
+    """
+    from studio.mixed import refusal  # which imports torch
+
+    planned, opened = prepare(replace(spec, output="adapter"))
+    for adapter in opened.adapters:
+        if why := refusal(adapter):
+            raise MergeError(f"{adapter.folder} is more than factors of linear modules: {why}")
+    with one_torch_thread():
+        return merged_dense(planned, opened)
 
 
 def threads_for(planned: Plan, opened: Opened, ranks: Ranks) -> AbstractContextManager[None]:

@@ -93,6 +93,26 @@ def merge_module(
     return factors, report
 
 
+def merge_dense(inputs: Inputs, name: str, settings: Mapping[str, Any], place: Place) -> Tensor:
+    """Merge one module's deltas as `merge_module` does, and return the merged delta itself.
+
+    Nothing is factorised, which is most of the work where the result has no low rank. For plain LoRA only.
+    """
+    found = {i: a.factors(name) for i, a in enumerate(inputs.adapters) if name in a.modules}
+    every = _coefficients(inputs, name, found, settings, None)
+    if every is not None:
+        whole = concatenate(list(found.values()), [every[i] for i in found])
+        merged = whole.b @ whole.a
+    elif getattr(inputs.method, "INVARIANT", None):
+        pair, _ = merge_cores(inputs, found, settings, place)
+        merged = pair.b @ pair.a
+    else:
+        merged = inputs.merge(inputs.dense(name), None, place, settings)
+    if not bool(torch.isfinite(merged).all()):
+        raise MergeError(f"merging '{name}' gives values that are not finite; look at the adapters' weights")
+    return merged.reshape(next(iter(found.values())).shape)
+
+
 def merge_cores(
     inputs: Inputs, found: Mapping[int, Factors], settings: Mapping[str, Any], place: Place
 ) -> tuple[Pair, float]:
@@ -194,4 +214,6 @@ def _any_dora(found: Mapping[int, Factors]) -> bool:
     return any(f.magnitude is not None for f in found.values())
 
 
-__all__ = ["Inputs", "Pair", "merge_module", "merge_value", "product_norm", "with_magnitude"]
+__all__ = [
+    "Inputs", "Pair", "merge_dense", "merge_module", "merge_value", "product_norm", "with_magnitude",
+]  # fmt: skip
