@@ -34,7 +34,7 @@ def log_probs(
     from studio.later import torch
     from studio.training.loss import TokenLoss
 
-    asked = [_with_answer(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+    asked = [with_answer(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
     found: list[tuple[float, int]] = []
     for start in range(0, len(asked), batch_size):
         some = asked[start : start + batch_size]
@@ -53,6 +53,7 @@ def log_probs(
     return found
 
 
-def _with_answer(sample: Sample, answer: str) -> Sample:
+def with_answer(sample: Sample, answer: str) -> Sample:
+    """Return the sample's prompt with another answer behind it."""
     turn = Turn(role="assistant", parts=(Text(text=answer),))
     return replace(sample, turns=(*sample.prompt, turn))

@@ -160,6 +160,14 @@ def _mono(file: Any) -> Samples:
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
+def save_picture(path: Path | str, pixels: Samples) -> Path:
+    """Write ``pixels`` [H, W, 3] in [0, 255] in the format of the suffix, and return the path."""
+    from PIL import Image
+
+    Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)).save(path)
+    return Path(path)
+
+
 def save_sound(path: Path | str, samples: Samples, rate: int) -> None:
     """Write mono ``samples`` [T] in [-1, 1] as 16-bit sound; the suffix (.wav, .flac, .ogg) is the format.
 

@@ -15,7 +15,8 @@ import hashlib
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -35,7 +36,7 @@ from studio.log import Log
 from studio.mixed import Modules, NotMixed
 from studio.prompts import Prompts
 from studio.resident import PROCESSOR_FILES, Live, Resident, Weights, why_apart
-from studio.types import Loaded, Sample
+from studio.types import Family, Loaded, Sample
 
 
 class Engine:
@@ -117,6 +118,11 @@ class Engine:
         resident, adapter = self._resident(name)
         held = partial(resident.using, adapter)
         return log_probs(resident.loaded(), resident.family, samples, answers, within=held, **settings)
+
+    def held(self, name: str) -> tuple[Family, Loaded, Callable[[], AbstractContextManager[Loaded]]]:
+        """Return a variant's family, its loaded base, and what holds the model as the variant for a block."""
+        resident, adapter = self._resident(name)
+        return resident.family, resident.loaded(), partial(resident.using, adapter)
 
     def stream(self, name: str, sample: Sample, **settings: Any) -> Iterator[str]:
         """Yield one variant's answer as it grows; settings as for `studio.generate.stream`."""
