@@ -53,6 +53,7 @@ class Encoded(Sequence[Batch]):
         self.fitted: Counter[str] = Counter()
         #: What stands in for some of a row's tensors: the row's index -> their keys, and the substitutes.
         self.instead: Callable[[int], tuple[Collection[str], Batch]] | None = None
+        self._mean_weight: float | None = None
         self._places: list[tuple[int, int]] = []
         self._digests: list[dict[str, str]] = []
         self._shards = [Shard(path) for path in shards]
@@ -109,12 +110,19 @@ class Encoded(Sequence[Batch]):
             source, at = (self, index) if index < len(self) else (other, chosen[index - len(self)])
             return source.instead(at) if source.instead is not None else ((), {})
 
-        both.instead = instead
+        both.instead, both._mean_weight = instead, None
         return both
 
     def supervision(self, batch: Sequence[int]) -> float:
-        """Return the weighted supervised tokens of a batch: what its loss is divided by."""
-        return sum(self.weights[index] * self.learned[index] for index in batch)
+        """Return what a batch's loss is divided by: its supervised tokens, times the mean weight of all.
+
+        Divided by its own weighted tokens instead, a batch of light rows would pull as hard as one of heavy
+        rows, and with one row to a step weights would mean nothing. Over all samples both are the same.
+        """
+        if self._mean_weight is None:
+            whole = sum(weight * count for weight, count in zip(self.weights, self.learned, strict=True))
+            self._mean_weight = whole / (sum(self.learned) or 1)
+        return self._mean_weight * sum(self.learned[index] for index in batch)
 
 
 def encode_samples(

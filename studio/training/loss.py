@@ -1,7 +1,8 @@
 """The loss of a micro-batch, summed over its supervised tokens and computed for no others.
 
-The caller divides by the weighted supervised tokens of the whole step, so how a step is cut into
-micro-batches and processes does not change it (a mean of means would).
+The caller divides by the supervised tokens of the whole step, times the mean weight of all data, so how a
+step is cut into micro-batches and processes does not change it (a mean of means would), and weights count
+whatever stands together in a step.
 """
 
 from __future__ import annotations
