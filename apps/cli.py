@@ -31,6 +31,7 @@ COMMANDS = (
     "card",
     "merge",
     "eval",
+    "robustness",
     "app",
     "users",
     "questions",

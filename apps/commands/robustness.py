@@ -1,0 +1,100 @@
+"""Measure how models bear perturbed rows at five strengths, and what an attack leaves of their answers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from apps.choices import Fleet, by_base, model_arguments, one_base, read_choices
+from studio import plugins
+from studio.errors import ConfigError
+
+EXAMPLE = (
+    "triptych robustness nano-omni runs/textiles --data textiles --out runs/robust\n"
+    "triptych robustness runs/textiles --data textiles --perturbation blur --limit 50 --out runs/robust"
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    model_arguments(parser, nargs="+")
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="D",
+        help="a .jsonl file, a folder with test.jsonl, or a shipped name; may be given again",
+    )
+    parser.add_argument(
+        "--perturbation",
+        action="append",
+        default=[],
+        metavar="P",
+        help=f"may be given again; {', '.join(plugins.names('perturb'))} (all that change something)",
+    )
+    parser.add_argument(
+        "--metric", action="append", metavar="M", help="may be given again, the first is drawn (exact_match)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the evaluation: robustness.json, the curves, and the answers that were given",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn for each row (%(default)s)")
+    parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate at all strengths, print the curves and the areas under them, and write and draw both."""
+    from studio.assets import find_data
+
+    metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
+    for metric in metrics:
+        plugins.load("metrics", metric)
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+    for name in options.perturbation:
+        plugins.canonical("perturb", name)
+    choices = read_choices(options.models)
+    paths = {name: find_data(name) for name in dict.fromkeys(options.data)}
+
+    from rich.console import Console
+
+    from apps.robustness import FILE, check_names, concerned, robustness
+    from apps.robustness_figures import curve_tables, write_figures
+    from studio.data import check_modalities, load_data
+    from studio.families import detect
+    from studio.log import best_log
+    from studio.training.threads import set_threads
+    from studio.variants import Engine
+
+    set_threads()
+    data = {name: load_data(path, split=options.split)[: options.limit] for name, path in paths.items()}
+    groups = by_base(choices)
+    for base, _ in groups:
+        for samples in data.values():
+            check_modalities(samples, detect(base))
+    names = check_names(options.perturbation)
+    fleet = Fleet([Engine(*one_base(group)) for _, group in groups])
+    told = robustness(
+        fleet,
+        data,
+        names if options.perturbation else concerned(names, data),
+        metrics,
+        best_log(),
+        out=options.out,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+    )
+    for metric in metrics:
+        for view in curve_tables(told, metric):
+            Console().print(view)
+    for path in [options.out / FILE, *write_figures(told, metrics[0], options.out)]:
+        print(path)
+    return 0
