@@ -6,14 +6,15 @@ difference.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from studio import plugins
-from studio.scores import Additive, Columns, additive, bootstrap, needed
+from studio.intervals import MANY, Additive, interval, normal_totals
+from studio.scores import Columns, additive, finite, needed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,61 +62,85 @@ def paired(
 ) -> Difference:
     """Compare two variants' answers to the same questions.
 
-    The interval is a percentile bootstrap over samples, both variants' answers drawn together; the p-value is
-    the mid-p of a permutation test that swaps the two answers of a sample at random (Fisher 1935, with
-    `PERMUTATIONS` draws and the observed one among them, Phipson and Smyth 2010). ``clusters`` [N] are drawn
-    and swapped whole.
+    The interval is a bootstrap over samples (`studio.intervals`), both variants' answers drawn together; the
+    p-value is the mid-p of a permutation test that swaps the two answers of a sample at random (Fisher 1935,
+    with `PERMUTATIONS` draws and the observed one among them, Phipson and Smyth 2010). ``clusters`` [N] are
+    drawn and swapped whole.
 
     Raises:
         UnknownName: if there is no such metric.
-        ValueError: the lengths differ, there is no sample, a column is missing, or the metric's score is no
-            function of sums over samples.
+        ValueError: the lengths differ, there is no sample, a column is missing, a score is not finite, or the
+            metric's score is no function of sums over samples.
     """
     module = plugins.load("metrics", metric)
     ours = additive(module, predictions, references, needed(module, metric, columns or {}))
     theirs = additive(module, baseline, references, needed(module, metric, baseline_columns or {}))
     if ours is None or theirs is None:
         raise ValueError(f"{metric} tells nothing of single samples, so variants cannot be compared in pairs")
+    for table in (ours, theirs):
+        finite(metric, table)
     ours, theirs = ours.gathered(clusters), theirs.gathered(clusters)
-    low, high = bootstrap(
-        len(ours.rows),
-        lambda rows: ours.value(ours.rows[rows].sum(axis=1)) - theirs.value(theirs.rows[rows].sum(axis=1)),
-        seed,
-    )
-    observed = ours.value(ours.rows.sum(axis=0)[None]) - theirs.value(theirs.rows.sum(axis=0)[None])
+    gap = difference(ours, theirs)
+    low, high = interval(gap, seed)
     return Difference(
         metric=metric,
-        value=float(observed[0]),
+        value=gap.observed,
         low=low,
         high=high,
-        p=_p_value(ours, theirs, abs(float(observed[0])), seed),
+        p=p_value(ours, theirs, seed),
         n=len(references),
         clusters=len(ours.rows),
         higher_is_better=bool(module.HIGHER_IS_BETTER),
     )
 
 
-def _p_value(ours: Additive, theirs: Additive, observed: float, seed: int) -> float:
+def difference(ours: Additive, theirs: Additive) -> Additive:
+    """Return the difference of two scores of the same samples as one function of sums [N, 2 S]."""
+    width = ours.rows.shape[1]
+
+    def value(totals: Values) -> Values:
+        return ours.value(totals[:, :width]) - theirs.value(totals[:, width:])
+
+    rows = np.concatenate([ours.rows, theirs.rows], axis=1)
+    return Additive(rows=rows, value=value, least=-1.0)
+
+
+def p_value(ours: Additive, theirs: Additive, seed: int) -> float:
     """Return the share of swaps whose difference is larger than the observed one, and half of those as large.
 
     Where few answers differ, counting all of those calls too little different (Fagerland, Lydersen and Laake
     2013, BMC Medical Research Methodology 13:91).
     """
     gap = theirs.rows - ours.rows
-    moving = np.flatnonzero(np.abs(gap).any(axis=1))  # swapping equal answers changes nothing
+    moving = gap[np.abs(gap).any(axis=1)]  # swapping equal answers changes nothing
     if not len(moving):
         return 1.0
+    observed = abs(ours.observed - theirs.observed)
     one, other = ours.rows.sum(axis=0), theirs.rows.sum(axis=0)
-    generator = np.random.default_rng(seed)
-    step = max(_CHUNK // max(len(moving), 1), 1)
     extreme = 0.5  # the observed one
-    for at in range(0, PERMUTATIONS, step):
-        swaps = generator.random((min(step, PERMUTATIONS - at), len(moving))) < 0.5
-        moved = swaps.astype(np.float64) @ gap[moving]
-        differences = ours.value(one + moved) - theirs.value(other - moved)
-        sizes = np.abs(differences)
+    for moved in _swapped(moving, np.random.default_rng(seed)):
+        sizes = np.abs(ours.value(one + moved) - theirs.value(other - moved))
         extreme += float((sizes > observed + 1e-12).sum() + (sizes >= observed - 1e-12).sum()) / 2
     return extreme / (PERMUTATIONS + 1)
+
+
+def _swapped(gap: Values, generator: np.random.Generator) -> Iterator[Values]:
+    """Yield what `PERMUTATIONS` random halves of the rows [N, S] add up to, some [P, S] at a time.
+
+    Equal rows are drawn by their number; more than `MANY` different ones by the normal limit of their sum.
+    """
+    kinds, counts = np.unique(gap, axis=0, return_counts=True)
+    if 4 * len(kinds) >= len(gap) > MANY:
+        yield normal_totals(gap / 2, generator, PERMUTATIONS) + gap.sum(axis=0) / 2
+        return
+    few = 4 * len(kinds) < len(gap)
+    step = max(_CHUNK // (len(kinds) if few else len(gap)), 1)
+    for at in range(0, PERMUTATIONS, step):
+        size = min(step, PERMUTATIONS - at)
+        if few:
+            yield generator.binomial(counts, 0.5, size=(size, len(kinds))).astype(np.float64) @ kinds
+        else:
+            yield (generator.random((size, len(gap))) < 0.5).astype(np.float64) @ gap
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

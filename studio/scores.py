@@ -19,14 +19,14 @@ A metric is a file in `studio/metrics` with ``score(predictions, references) -> 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from studio import plugins
+from studio.intervals import RESAMPLES, Additive, bootstrap, drawn_values, ends, interval, wilson
 from studio.types import Score
 
 if TYPE_CHECKING:
@@ -34,31 +34,9 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-RESAMPLES = 2000
-Z95 = 1.959963984540054
-_CHUNK = 4_000_000  # drawn indices in memory at a time
+__all__ = ["Additive", "Columns", "additive", "bootstrap", "measure", "needed", "wilson"]
+
 Columns = Mapping[str, Sequence[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Additive:
-    """A metric's score as a function of sums: rows [N, S] to add up, and the values [R] of totals [R, S].
-
-    ``share`` says that every sample is worth 0 or 1 and the value is their mean.
-    """
-
-    rows: Values
-    value: Callable[[Values], Values]
-    share: bool = False
-
-    def gathered(self, clusters: Sequence[Hashable] | None) -> Additive:
-        """Return the same with one row for each cluster of samples."""
-        if clusters is None:
-            return self
-        _, place = np.unique([str(cluster) for cluster in clusters], return_inverse=True)
-        rows = np.zeros((int(place.max()) + 1, self.rows.shape[1]))
-        np.add.at(rows, place, self.rows)
-        return Additive(rows=rows, value=self.value)
 
 
 def measure(
@@ -72,22 +50,30 @@ def measure(
 ) -> Score:
     """Return the score of ``predictions`` with its 95 % interval.
 
-    Samples worth 0 or 1 get Wilson's interval; everything else a percentile bootstrap over samples with
-    `RESAMPLES` draws from ``seed``, scored again draw by draw where the score is no function of sums.
-    ``clusters`` name what belongs together (a speaker, a patient) [N]: whole clusters are drawn then, and
-    Wilson's interval, which takes samples for independent, is not used. ``columns`` holds what the metric
-    needs.
+    Samples worth 0 or 1 get Wilson's interval; everything else a bootstrap over samples (`studio.intervals`)
+    with draws from ``seed``, scored again draw by draw where the score is no function of sums. ``clusters``
+    name what belongs together (a speaker, a patient) [N]: whole clusters are drawn then, and Wilson's
+    interval, which takes samples for independent, is not used. ``columns`` holds what the metric needs.
 
     Raises:
         UnknownName: if there is no such metric.
-        ValueError: the lengths differ, there is no sample, a column is missing, or the score is not finite.
+        ValueError: the lengths differ, there is no sample, a column is missing, or a score is not finite.
     """
     module = plugins.load("metrics", metric)
     more = needed(module, metric, columns or {})
-    value = float(module.score(predictions, references, **more))
+    table = additive(module, predictions, references, more)
+    if table is not None:
+        finite(metric, table)
+        table = table.gathered(clusters)
+        value = table.observed
+    else:
+        value = float(module.score(predictions, references, **more))
     if not math.isfinite(value):
-        raise ValueError(f"the score is {value}, which is no number to compare")
-    low, high = _interval(module, predictions, references, more, clusters, seed)
+        raise ValueError(f"{metric} scores {value}, which is no number to compare")
+    if table is not None:
+        low, high = interval(table, seed)
+    else:
+        low, high = _scored_again(module, predictions, references, more, clusters, seed, value)
     return Score(
         name=metric,
         value=value,
@@ -96,6 +82,16 @@ def measure(
         high=high,
         higher_is_better=bool(module.HIGHER_IS_BETTER),
     )
+
+
+def finite(metric: str, table: Additive) -> None:
+    """Raise `ValueError`, naming the first sample, if what a metric adds up is no finite number."""
+    wrong = np.flatnonzero(~np.isfinite(table.rows).all(axis=1))
+    if len(wrong):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{metric} of sample {wrong[0] + 1}{more} is no finite number, so there is nothing to compare"
+        )
 
 
 def needed(module: ModuleType, metric: str, columns: Columns) -> dict[str, Sequence[Any]]:
@@ -127,23 +123,6 @@ def additive(
     return None
 
 
-def _interval(
-    module: ModuleType,
-    predictions: Sequence[str],
-    references: Sequence[str],
-    more: Columns,
-    clusters: Sequence[Hashable] | None,
-    seed: int,
-) -> tuple[float, float]:
-    sums = additive(module, predictions, references, more)
-    if sums is None:
-        return _scored_again(module, predictions, references, more, clusters, seed)
-    if sums.share and clusters is None:
-        return wilson(int(sums.rows[:, 0].sum()), len(sums.rows))
-    table = sums.gathered(clusters)
-    return bootstrap(len(table.rows), lambda rows: table.value(table.rows[rows].sum(axis=1)), seed)
-
-
 def _scored_again(
     module: ModuleType,
     predictions: Sequence[str],
@@ -151,6 +130,7 @@ def _scored_again(
     more: Columns,
     clusters: Sequence[Hashable] | None,
     seed: int,
+    observed: float,
 ) -> tuple[float, float]:
     names = [str(cluster) for cluster in clusters] if clusters is not None else range(len(references))
     members: dict[Hashable, list[int]] = {}
@@ -158,16 +138,21 @@ def _scored_again(
         members.setdefault(name, []).append(at)
     parts = list(members.values())
 
-    def again(draws: NDArray[np.int64]) -> Values:
-        values = []
-        for draw in draws:
-            rows = [row for part in draw for row in parts[part]]
-            columns = {name: [column[row] for row in rows] for name, column in more.items()}
-            said, meant = [predictions[row] for row in rows], [references[row] for row in rows]
-            values.append(module.score(said, meant, **columns))
-        return np.array(values, dtype=np.float64)
+    def again(draw: Sequence[int]) -> float:
+        rows = [row for part in draw for row in parts[part]]
+        columns = {name: [column[row] for row in rows] for name, column in more.items()}
+        said, meant = [predictions[row] for row in rows], [references[row] for row in rows]
+        return float(module.score(said, meant, **columns))
 
-    return bootstrap(len(parts), again, seed)
+    n = len(parts)
+    values = drawn_values(n, lambda draws: np.array([again(draw.tolist()) for draw in draws]), seed)
+    acceleration = 0.0
+    if 1 < n <= RESAMPLES:  # by leaving out one after another (Efron 1987, section 7)
+        without = np.array([again([*range(at), *range(at + 1, n)]) for at in range(n)])
+        moved = without.mean() - without
+        squares = float((moved**2).sum())
+        acceleration = float((moved**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
+    return ends(values, observed, n, acceleration)
 
 
 def _ratio(totals: Values) -> Values:
@@ -175,39 +160,3 @@ def _ratio(totals: Values) -> Values:
     over, under = totals.T
     ratios: Values = np.where(under > 0, over / np.where(under > 0, under, 1.0), np.sign(over))
     return ratios
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927, JASA 22, 209-212), within [0, 1].
-
-    Raises:
-        ValueError: unless 0 <= successes <= n and n > 0.
-    """
-    if not 0 <= successes <= n or n <= 0:
-        raise ValueError(f"a share needs 0 <= successes <= n and n > 0, got {successes} of {n}")
-    share, z2 = successes / n, Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    low = 0.0 if successes == 0 else max(middle - half, 0.0)
-    return low, 1.0 if successes == n else min(middle + half, 1.0)
-
-
-def bootstrap(
-    n: int, statistic: Callable[[NDArray[np.int64]], Values], seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of ``statistic`` over draws of ``n`` samples with replacement.
-
-    Args:
-        n: number of samples.
-        statistic: maps drawn indices [R, n] to values [R].
-        seed: of the draws.
-        resamples: number of draws (Efron and Tibshirani 1993, chapter 13).
-    """
-    generator = np.random.default_rng(seed)
-    step = max(_CHUNK // n, 1)
-    values = [
-        statistic(generator.integers(0, n, size=(min(step, resamples - at), n)))
-        for at in range(0, resamples, step)
-    ]
-    low, high = np.percentile(np.concatenate(values), (2.5, 97.5))
-    return float(low), float(high)

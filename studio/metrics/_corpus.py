@@ -33,9 +33,3 @@ def sums(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> 
     pairs(predictions, references)
     found = metric._extract_corpus_statistics(list(predictions), [list(references)])
     return np.asarray(found, dtype=np.float64)
-
-
-def of_sums(metric: Any, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the scores [R] that belong to sums over samples [R, S]."""
-    found = [metric._compute_score_from_stats([int(x) for x in row]).score for row in totals]
-    return np.asarray([share(points) for points in found], dtype=np.float64)

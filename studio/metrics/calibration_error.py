@@ -4,7 +4,9 @@
 
 over ten bins of equal width (Guo et al. 2017, On Calibration of Modern Neural Networks, section 2,
 https://arxiv.org/abs/1706.04599). Right is `exact_match`; an answer's confidence is the probability of all
-its tokens. With few samples it is biased upwards: compare at equal n.
+its tokens. With few samples it is biased upwards, so compare at equal n; and so is its interval: in
+simulation that of an error of 0.2 holds the truth 88 times in 100 at n = 50, 93 at 200 and 95 at 1000, and
+that of a calibrated model almost never does, because the estimate is a sum of absolute values.
 """
 
 from __future__ import annotations
