@@ -107,6 +107,20 @@ class TokenLoss:
         total = torch.zeros(count, device=self._device).index_add(0, step.rows, -each)
         return total, torch.bincount(step.rows, minlength=count)
 
+    def hits(self, model: Any, batch: Batch, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p [count] of each sample, how many of its tokens are the likeliest, and how many it has.
+
+        For a loss that holds all logits there are (``most=0``).
+        """
+        inputs, step = self._read(batch)
+        logits = self._logits(model, inputs, step)
+        assert logits is not None
+        each = -functional.cross_entropy(logits, step.targets, reduction="none")
+        found = (logits.argmax(dim=-1) == step.targets).to(each.dtype)
+        zero = torch.zeros(count, device=self._device)
+        total, right = zero.index_add(0, step.rows, each), zero.index_add(0, step.rows, found)
+        return total, right, torch.bincount(step.rows, minlength=count)
+
     def _read(self, batch: Batch) -> tuple[Batch, _Step]:
         """Return what the model takes of a batch, and what is wanted of its logits."""
         inputs = {key: value.to(self._device, non_blocking=True) for key, value in batch.items()}
