@@ -74,6 +74,14 @@ def command(random: Random) -> tuple[str, str]:
     return said, f"{verb}({meant})"
 
 
+def help_with(defect: str, place: str, random: Random) -> tuple[str, str, str]:
+    """Return a spoken question about a defect, the answer, and what is asked: what, where, or do."""
+    asked = random.choice(sorted(HELP))
+    said = random.choice(HELP[asked])
+    answers = {"what": f"It is a {defect}.", "where": f"Look at the {place}."}
+    return said, answers.get(asked) or f"Please {ACTION[defect]}.", asked
+
+
 def make(folder: Path, domain: str, split: str, count: int, seed: int, tick: Callable[[], None]) -> list[Row]:
     """Render ``count`` rows of a split into ``folder`` (of digits, all there are at most) and return them."""
     random = Random(f"{seed}/{domain}/{split}")
@@ -101,11 +109,7 @@ def make(folder: Path, domain: str, split: str, count: int, seed: int, tick: Cal
         if domain == "commands":
             said, answer = command(random)
         if domain == "helpdesk":
-            asked = random.choice(sorted(HELP))
-            said = random.choice(HELP[asked])
-            groups["asked"] = asked
-            answer = {"what": f"It is a {defect}.", "where": f"Look at the {place}.", "do": ""}[asked]
-            answer = answer or f"Please {ACTION[str(defect)]}."
+            said, answer, groups["asked"] = help_with(str(defect), place, random)
         if domain in ("commands", "helpdesk"):
             wave, groups["voice"] = voices.speak(said, variants, random)
             groups["said"] = said

@@ -239,14 +239,19 @@ def glyph(letter: str, random: Random, side: int = 64) -> Image.Image:
     return grain(picture.convert("RGB"), random, random.uniform(0, 10))
 
 
-def cloth(defect: str | None, place: str, random: Random, side: int = 64) -> Image.Image:
+def cloth(
+    defect: str | None, place: str, random: Random, side: int = 64, colour: Colour | None = None
+) -> Image.Image:
     """Return woven cloth or carpet, with a defect in the given field unless ``defect`` is None.
 
-    A hole shows the dark ground with a frayed rim, a stain tints the weave below it rust brown, a misprint
-    shifts and recolours a square of the pattern, a loose thread is a thin bright curve.
+    With ``colour`` it is of that colour, and all else is what ``random`` makes it without one. A hole shows
+    the dark ground with a frayed rim, a stain tints the weave below it rust brown, a misprint shifts and
+    recolours a square of the pattern, a loose thread is a thin bright curve.
     """
     front = tuple(random.randint(40, 215) for _ in range(3))
-    back = tuple(max(0, min(255, c + random.choice((-1, 1)) * random.randint(30, 70))) for c in front)
+    shifts = [random.choice((-1, 1)) * random.randint(30, 70) for _ in range(3)]
+    front = colour or front
+    back = tuple(max(0, min(255, c + shift)) for c, shift in zip(front, shifts, strict=True))
     kind = random.choice(("stripes", "checks", "grid", "waves", "dots", "plain"))
     fresh = np.random.default_rng(random.getrandbits(32))
     pixels = np.asarray(texture(kind, front, back, random, side), np.float32)  # type: ignore[arg-type]

@@ -71,20 +71,28 @@ def speak(text: str, variants: tuple[str, ...], random: Random) -> tuple[np.ndar
 
     Raises `TriptychError` when espeak-ng is not installed.
     """
+    voice = f"{random.choice(ACCENTS)}+{random.choice(variants)}"
+    return say(text, voice, random.randint(135, 190), random.randint(30, 70)), voice
+
+
+def say(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
+    """Return ``text`` spoken by a voice (accent+variant), at words a minute and a pitch from 0 to 99.
+
+    Raises `TriptychError` when espeak-ng is not installed.
+    """
     program = shutil.which("espeak-ng")
     if program is None:
         raise TriptychError(
             "espeak-ng is not installed; it is needed to render speech (Debian package espeak-ng)"
         )
-    voice = f"{random.choice(ACCENTS)}+{random.choice(variants)}"
-    speed, pitch = random.randint(135, 190), random.randint(30, 70)
     made = subprocess.run(
         [program, "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text],
         capture_output=True, check=True,
     )  # fmt: skip
     # espeak-ng cannot seek back in a pipe, so its header carries no length; the samples follow at byte 44.
     wave = np.frombuffer(made.stdout[44:], np.int16).astype(np.float32) / 32768
-    return resample(torch.from_numpy(wave.copy()), 22050, RATE).numpy(), voice
+    spoken: np.ndarray = resample(torch.from_numpy(wave.copy()), 22050, RATE).numpy()
+    return spoken
 
 
 def room(wave: np.ndarray, random: Random) -> np.ndarray:
