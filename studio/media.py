@@ -168,6 +168,23 @@ def save_picture(path: Path | str, pixels: Samples) -> Path:
     return Path(path)
 
 
+def save_image(path: Path | str, values: NDArray[np.uint8]) -> None:
+    """Write a picture's values [H, W, 3] without loss; the suffix (.png, .bmp) is the format.
+
+    The file appears whole or not at all.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        Image.fromarray(values).save(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def save_sound(path: Path | str, samples: Samples, rate: int) -> None:
     """Write mono ``samples`` [T] in [-1, 1] as 16-bit sound; the suffix (.wav, .flac, .ogg) is the format.
 
