@@ -35,7 +35,8 @@ class Embedder:
     def __init__(self, model: Path, log: Log) -> None:
         """Take a model's folder; `CheckpointError` if no family reads it."""
         self.model, self.family = model, detect(model)
-        self._log, self._loaded, self._kept = log, None, Kept()
+        self._log, self._kept = log, Kept()
+        self._loaded: Loaded | None = None
         self._name = f"embedding 1 {Checkpoint(model).fingerprint()}"
 
     def embeddings(self, inputs: Inputs, seed: int = 0) -> dict[str, Values]:
