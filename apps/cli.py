@@ -31,6 +31,7 @@ COMMANDS = (
     "card",
     "merge",
     "eval",
+    "groups",
     "robustness",
     "app",
     "users",
