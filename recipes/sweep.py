@@ -14,30 +14,25 @@ on, the trial that was running included, and without `parallel` it finds what it
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import socket
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from recipes._space import InOrder, read_space
+from recipes._study import a_study, own, side_by_side, study_name, unfinished
 from recipes._sweep_result import best_of, rows_of, write_result
-from recipes._trials import Job, Outcome, end_with, folder_of, nested, pruner, try_apart, try_out
+from recipes._trials import Job, Outcome, folder_of, nested, pruner, try_apart, try_out
 from studio import plugins
 from studio.config import to_dict
 from studio.errors import ConfigError
 from studio.log import Log
 from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.seed import derive
-from studio.training.threads import physical_cores
 from studio.types import Run
 
 
@@ -117,7 +112,7 @@ def run(config: Config, log: Log) -> Run:
             return None
         study.sampler = sampler(left[0].number if left else done)
         trial = optuna.Trial(study, left.pop(0)._trial_id) if left else study.ask()
-        trial.set_user_attr("owner", f"{socket.gethostname()}:{os.getpid()}")
+        own(trial)
         chosen = {name: values.draw(trial, name) for name, values in space.items()}
         folder = folder_of(config.output, chosen)
         trial.set_user_attr("chosen", chosen)
@@ -143,7 +138,12 @@ def run(config: Config, log: Log) -> Run:
         while (made := next_job()) is not None:
             finished(made[0], try_out(made[1], made[0], log))
     else:
-        side_by_side(config, study, count, next_job, finished, log)
+        place = storage_url(config), study.study_name
+
+        def apart(pool: ProcessPoolExecutor, trial: optuna.Trial, job: Job) -> Future[Outcome]:
+            return pool.submit(try_apart, job, *place, trial._trial_id)
+
+        side_by_side(config.parallel, count, next_job, apart, finished, log)
 
     best = best_of(study, config.maximise)
     if best is None:
@@ -179,52 +179,17 @@ def check(config: Config) -> None:
 
 def open_study(config: Config, fingerprint: str) -> optuna.Study:
     """Return the sweep's study, new or as it was left."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage_url(config)
-    try:
-        if config.resume is False:
-            with suppress(KeyError):
-                optuna.delete_study(study_name=study_name(fingerprint), storage=url)
-            shutil.rmtree(config.output / "trials", ignore_errors=True)
-        return optuna.create_study(
-            storage=url,
-            study_name=study_name(fingerprint),
-            direction="maximize" if config.maximise else "minimize",
-            pruner=pruner(),
-            load_if_exists=True,
-        )
-    except Exception as error:  # whatever the database's driver raises
-        raise ConfigError(f"storage: cannot open {url}: {str(error).splitlines()[0]}") from None
+    if config.resume is False:
+        shutil.rmtree(config.output / "trials", ignore_errors=True)
+    return a_study(
+        storage_url(config), study_name(fingerprint), ["maximize" if config.maximise else "minimize"],
+        pruner(), fresh=config.resume is False,
+    )  # fmt: skip
 
 
 def storage_url(config: Config) -> str:
     """Return where the study is kept."""
     return config.storage or f"sqlite:///{(config.output / 'sweep.db').resolve()}"
-
-
-def study_name(fingerprint: str) -> str:
-    """Return the study's name, which a shared storage may hold beside others."""
-    return f"triptych-{fingerprint[:16]}"
-
-
-def unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that were running in a process of this machine that is gone."""
-    return [trial for trial in study.get_trials(states=[TrialState.RUNNING]) if _gone(trial.user_attrs)]
-
-
-def _gone(attributes: Mapping[str, Any]) -> bool:
-    host, _, process = str(attributes.get("owner", "")).rpartition(":")
-    if not process or int(process) == os.getpid():
-        return True
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def settle(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, metric: str | None) -> None:
@@ -247,30 +212,3 @@ def settle(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, metric: s
             known = ", ".join(outcome.metrics) or "nothing"
             raise ConfigError(f"metric: a trial does not report '{name}'; it reports {known}")
         study.tell(trial, outcome.metrics[name])
-
-
-def side_by_side(
-    config: Config, study: optuna.Study, count: int, next_job: Any, finished: Any, log: Log
-) -> None:
-    """Run trials in processes of their own, ``config.parallel`` at a time, each with its share of cores."""
-    log.stage("trials", count, "trials")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, physical_cores() // config.parallel))
-    running: dict[Future[Outcome], optuna.Trial] = {}
-    pool = ProcessPoolExecutor(
-        config.parallel, mp_context=get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
-    )
-    try:
-        while True:
-            while len(running) < config.parallel and (made := next_job()) is not None:
-                trial, job = made
-                storage, name = storage_url(config), study.study_name
-                running[pool.submit(try_apart, job, storage, name, trial._trial_id)] = trial
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                finished(running.pop(future), future.result())
-                log.advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
