@@ -166,6 +166,22 @@ class Fleet:
         """Return one variant's answers, in the samples' order."""
         return self._by_name[name].answers(name, samples, **settings)
 
+    def log_probs(
+        self, name: str, samples: Sequence[Sample], answers: Sequence[str], **settings: Any
+    ) -> list[tuple[float, int]]:
+        """Return how likely one variant finds given answers."""
+        return self._by_name[name].log_probs(name, samples, answers, **settings)
+
+    def engine(self, name: str) -> Engine:
+        """Return the engine of one variant."""
+        return self._by_name[name]
+
+    def only(self, name: str) -> Fleet:
+        """Return one variant by itself."""
+        alone = Fleet([])
+        alone._by_name = {name: self._by_name[name]}
+        return alone
+
     def fingerprint(self, name: str) -> str:
         """Return a hash of all that decides one variant's answers."""
         return self._by_name[name].fingerprint(name)

@@ -102,7 +102,7 @@ def robustness(
         with TemporaryDirectory(dir=_made(out), prefix=".perturbed-") as scratch:
             perturber = Perturber(perturbation=each, seed=seed, folder=Path(scratch), others=others)
             sets = {
-                _set_name(domain, name, strength): [perturber.sample(row, strength) for row in rows]
+                set_name(domain, name, strength): [perturber.sample(row, strength) for row in rows]
                 for strength in STRENGTHS
             }
             results = evaluate(
@@ -153,7 +153,8 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _set_name(domain: str, name: str, strength: int) -> str:
+def set_name(domain: str, name: str, strength: int) -> str:
+    """Return what an evaluation calls the rows of a domain at a strength."""
     return f"{domain}, {name} {strength}"
 
 
@@ -187,7 +188,7 @@ def _curve(
     seed: int,
 ) -> dict[str, Any]:
     """Return one variant's scores by strength, and the area under them."""
-    sets = [_set_name(domain, name, strength) for strength in STRENGTHS]
+    sets = [set_name(domain, name, strength) for strength in STRENGTHS]
     cells = [results[each][variant]["metrics"][metric] for each in sets]
     table = [values.get((each, variant, metric), ()) for each in sets]
     return {

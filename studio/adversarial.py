@@ -23,13 +23,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from studio.adversarial_files import elsewhere, name_of
 from studio.adversarial_pixels import PixelReader, Pixels
 from studio.adversarial_waves import WaveReader, Waves
 from studio.errors import ConfigError
 from studio.log import Log
 from studio.perturb._rows import row_draw
 from studio.training.loss import TokenLoss
-from studio.types import Family, Loaded, Sample
+from studio.types import Family, Image, Loaded, Sample, Sound
 
 Medium = Literal["picture", "sound"]
 #: What ``eps`` is measured in.
@@ -73,7 +74,8 @@ def attacked(
     """Return each row with the media that the attack has found against one variant, written to ``folder``.
 
     ``held`` is what `studio.variants.Engine.held` returns of the variant. A row's media depend on itself, the
-    attack and the variant alone.
+    attack and the variant alone; those that an earlier call has left in ``folder``, which belongs to one
+    attack on one variant, are taken as they are.
 
     Raises:
         DataError: if the family's processor is not one that gradients can be sent through.
@@ -84,14 +86,19 @@ def attacked(
         "sound": WaveReader(family, loaded.processor),
     }
     log.stage(f"{attack.name} on {attack.on}s", len(samples))
-    found: list[Sample] = []
-    for start in range(0, len(samples), batch_size):
-        rows = [readers[attack.on].read(sample) for sample in samples[start : start + batch_size]]
+    kind = Image if attack.on == "picture" else Sound
+    names = [name_of(sample) for sample in samples]
+    places = [elsewhere(each, kind, folder, name) for each, name in zip(samples, names, strict=True)]
+    missing = [at for at, (_, paths) in enumerate(places) if not all(path.is_file() for path in paths)]
+    log.advance(len(samples) - len(missing))
+    for start in range(0, len(missing), batch_size):
+        some = missing[start : start + batch_size]
+        rows = [readers[attack.on].read(samples[at]) for at in some]
         worst = _worst(family, loaded.processor, within, rows, attack)
-        for number, (row, values) in enumerate(zip(rows, worst, strict=True), start):
-            found.append(row.saved(values, folder, f"{attack.on}-{number}"))
+        for at, row, values in zip(some, rows, worst, strict=True):
+            row.saved(values, folder, names[at])
         log.advance(len(rows))
-    return found
+    return [made for made, _ in places]
 
 
 def _worst(

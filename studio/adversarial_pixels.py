@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from studio.adversarial_files import elsewhere
 from studio.errors import DataError
 from studio.media import load_image, save_image
 from studio.types import Batch, Family, Image, Sample
 
 #: How far an element may be off what the processor makes, in pixel values: it rounds what it has resized.
-EXACT, RESIZED = 0.5, 2.5
+EXACT, RESIZED = 0.5, 4.5
 #: What PIL's numbers of ways to resize are called by torch.
 _WAYS = {2: "bilinear", 3: "bicubic"}
 Size = tuple[int, int]
@@ -55,10 +56,14 @@ class Layout:
         return self.low + self.span * seen[self.place] / 255
 
     def _resized(self, picture: Tensor, size: Size) -> Tensor:
-        made = torch.nn.functional.interpolate(
-            picture.permute(2, 0, 1)[None], size=size, mode=self.way, antialias=True, align_corners=False
-        )
-        return made[0].permute(1, 2, 0).clamp(0, 255)
+        """Return a picture [H, W, 3] of another size: across, then down, in whole values after each."""
+        made = picture.permute(2, 0, 1)[None]
+        for wanted in ((len(picture), size[1]), size):
+            made = torch.nn.functional.interpolate(
+                made, size=wanted, mode=self.way, antialias=True, align_corners=False
+            ).clamp(0, 255)
+            made = made + (made.round() - made).detach()  # rounding has no gradient that is of use
+        return made[0].permute(1, 2, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +189,7 @@ def cut(values: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
 
 def _with_pictures(sample: Sample, pictures: Sequence[Tensor], folder: Path, name: str) -> Sample:
     """Return a row with these pictures [H, W, 3] in the places of its own."""
-    number = 0
-    turns = []
-    for turn in sample.turns:
-        parts = list(turn.parts)
-        for at, part in enumerate(parts):
-            if isinstance(part, Image):
-                path = folder / f"{name}-{number}.bmp"
-                save_image(path, pictures[number].detach().numpy().round().astype(np.uint8))
-                parts[at], number = Image(path=path), number + 1
-        turns.append(replace(turn, parts=tuple(parts)))
-    return replace(sample, turns=tuple(turns))
+    made, paths = elsewhere(sample, Image, folder, name)
+    for path, picture in zip(paths, pictures, strict=True):
+        save_image(path, picture.detach().numpy().round().astype(np.uint8))
+    return made

@@ -9,13 +9,14 @@ itself makes of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from studio.adversarial_files import elsewhere
 from studio.errors import DataError
 from studio.media import load_sound, save_sound
 from studio.types import Batch, Family, Sample, Sound
@@ -62,17 +63,10 @@ class Waves:
 
     def saved(self, values: Tensor, folder: Path, name: str) -> Sample:
         """Return the row with sounds of these amplitudes, written to ``folder`` in 16 bits."""
-        parts = [each.numpy() for each in torch.split(values.detach(), list(self.lengths))]
-        rate, number, turns = int(self.extractor.sampling_rate), 0, []
-        for turn in self.sample.turns:
-            made = list(turn.parts)
-            for at, part in enumerate(made):
-                if isinstance(part, Sound):
-                    path = folder / f"{name}-{number}.wav"
-                    save_sound(path, parts[number], rate)
-                    made[at], number = Sound(path=path), number + 1
-            turns.append(replace(turn, parts=tuple(made)))
-        return replace(self.sample, turns=tuple(turns))
+        made, paths = elsewhere(self.sample, Sound, folder, name)
+        for path, each in zip(paths, torch.split(values.detach(), list(self.lengths)), strict=True):
+            save_sound(path, each.numpy(), int(self.extractor.sampling_rate))
+        return made
 
 
 class WaveReader:

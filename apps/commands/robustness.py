@@ -11,7 +11,8 @@ from studio.errors import ConfigError
 
 EXAMPLE = (
     "triptych robustness nano-omni runs/textiles --data textiles --out runs/robust\n"
-    "triptych robustness runs/textiles --data textiles --perturbation blur --limit 50 --out runs/robust"
+    "triptych robustness runs/textiles --data textiles --perturbation blur --limit 50 --out runs/robust\n"
+    "triptych robustness runs/textiles --data textiles --attack pgd --eps 8 --out runs/robust"
 )
 
 
@@ -42,6 +43,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the evaluation: robustness.json, the curves, and the answers that were given",
     )
+    parser.add_argument(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="A",
+        choices=("fgsm", "pgd", "worst_of_k"),
+        help="fgsm and pgd on pictures and sounds, worst_of_k on questions; may be given again, and without "
+        "--perturbation it is all that is done",
+    )
+    parser.add_argument(
+        "--eps", type=float, default=8.0, help="how far pixels are changed, of 255 (%(default)s)"
+    )
+    parser.add_argument(
+        "--sound-eps", type=float, default=0.002, help="how far amplitudes are, of full scale (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=10, help="steps of pgd (%(default)s)")
+    parser.add_argument("--k", type=int, default=8, help="mistyped questions to draw from (%(default)s)")
+    parser.add_argument("--strength", type=int, default=2, help="how far they are, 1 to 5 (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn for each row (%(default)s)")
     parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
@@ -65,8 +84,9 @@ def run(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from apps.attacks import Words, read_attacks, under_attack
     from apps.robustness import FILE, check_names, concerned, robustness
-    from apps.robustness_figures import curve_tables, write_figures
+    from apps.robustness_figures import attack_table, curve_tables, write_figures
     from studio.data import check_modalities, load_data
     from studio.families import detect
     from studio.log import best_log
@@ -80,20 +100,21 @@ def run(options: argparse.Namespace) -> int:
         for samples in data.values():
             check_modalities(samples, detect(base))
     names = check_names(options.perturbation)
-    fleet = Fleet([Engine(*one_base(group)) for _, group in groups])
-    told = robustness(
-        fleet,
-        data,
-        names if options.perturbation else concerned(names, data),
-        metrics,
-        best_log(),
-        out=options.out,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
+    if not options.perturbation:
+        names = [] if options.attack else concerned(names, data)
+    words = Words(k=options.k, strength=options.strength, seed=options.seed)
+    attacks = read_attacks(
+        options.attack, data, eps=options.eps, sound_eps=options.sound_eps, steps=options.steps, words=words
     )
+    fleet = Fleet([Engine(*one_base(group)) for _, group in groups])
+    settings = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
+    hit = under_attack(fleet, data, attacks, metrics, best_log(), out=options.out, **settings)
+    told = robustness(
+        fleet, data, names, metrics, best_log(), out=options.out, seed=options.seed, more={"attacks": hit},
+        **settings,
+    )  # fmt: skip
     for metric in metrics:
-        for view in curve_tables(told, metric):
+        for view in [*curve_tables(told, metric), *([attack_table(told, metric)] if hit else [])]:
             Console().print(view)
     for path in [options.out / FILE, *write_figures(told, metrics[0], options.out)]:
         print(path)
