@@ -32,6 +32,7 @@ COMMANDS = (
     "merge",
     "eval",
     "groups",
+    "explain",
     "robustness",
     "app",
     "users",

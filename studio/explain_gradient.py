@@ -52,6 +52,7 @@ class _Gated:
         """Encode the question whole, without its media, and without each unit."""
         family, loaded, self._within = value.engine.held(name)
         self._family, self._processor, self._value = family, loaded.processor, value
+        self._mean = loaded.model.get_input_embeddings().weight.detach().mean(0, dtype=torch.float32)
         encode = _encoder(family, loaded, value.answer)
         media = [unit.kind != "word" for unit in units]
         self._whole = encode(value.eraser.without([False] * len(units)))
@@ -96,7 +97,7 @@ class _Gated:
         embedding = held.model.get_input_embeddings()
         device = embedding.weight.device
         open_to = torch.where(self._claimed, gates @ self._tokens, 1.0).to(device)[..., None]
-        mean = embedding.weight.detach().float().mean(0)
+        mean: Tensor = self._mean
 
         def gate(_module: Any, _args: Any, out: Tensor) -> Tensor:
             if out.shape[:2] != open_to.shape[:2]:  # not the prompt

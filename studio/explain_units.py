@@ -52,7 +52,8 @@ class Unit:
     def name(self) -> str:
         """How a sentence calls it."""
         if self.kind == "word":
-            return f"\N{LEFT DOUBLE QUOTATION MARK}{self.text}\N{RIGHT DOUBLE QUOTATION MARK}"
+            word = self.text.strip(".,;:!?") or self.text
+            return f"\N{LEFT DOUBLE QUOTATION MARK}{word}\N{RIGHT DOUBLE QUOTATION MARK}"
         if self.kind == "span":
             return f"{self.place[0]:.2f}-{self.place[1]:.2f} s"
         return f"row {self.cell[0] + 1}, column {self.cell[1] + 1}"

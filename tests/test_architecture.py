@@ -27,6 +27,7 @@ DOORS = {
         "studio/synthetic/",
         "studio/heatmap_picture.py",
         "studio/chart_picture.py",
+        "studio/explain_picture.py",
     ),
     "transformers": ("studio/families/", "studio/generate.py"),
     "accelerate": ("studio/training/", "recipes/"),
@@ -34,6 +35,7 @@ DOORS = {
     "alembic": ("studio/store.py", "studio/migrations/"),
     "pyarrow": ("studio/data/",),
     "optuna": ("recipes/",),
+    "captum": ("studio/explain.py", "studio/explain_gradient.py"),
     "ray": ("studio/shardwork_ray.py",),
     "fairlearn": ("studio/groups.py",),
 }
