@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from studio.data.findings.copies import NOT_KNOWN
-from studio.data.steps._step import Bench, Edit, Outcome, change, removal, within
+from studio.data.steps._step import Bench, Edit, Outcome, removal, within
+from studio.data.steps._weights import weighed
 from studio.errors import ConfigError, unknown
+from studio.reweight import balanced, independent
 from studio.types import Sample
 
 if TYPE_CHECKING:
@@ -156,20 +158,8 @@ def interval(
 
 
 def _weighed(rows: Sequence[Sample], groups: Sequence[str], labels: Sequence[str]) -> list[Edit]:
-    n, by_group, by_label = len(rows), Counter(groups), Counter(labels)
-    both = Counter(zip(groups, labels, strict=True))
-    edits = []
-    for row, group, label in zip(rows, groups, labels, strict=True):
-        if len(by_label) > 1:
-            factor = by_group[group] * by_label[label] / (n * both[group, label])
-        else:
-            factor = n / (len(by_group) * by_group[group])
-        weight = round(row.weight * factor, 6)
-        if weight != row.weight:
-            edits.append(
-                change(row, replace(row, weight=weight), f"weight {row.weight:g} becomes {weight:g}")
-            )
-    return edits
+    several = len(set(labels)) > 1
+    return weighed(rows, independent(groups, labels) if several else balanced(groups))
 
 
 def _drawn(
