@@ -43,6 +43,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "helpdesk": {**EXPERT, "lr": 1.2e-3, "max_steps": 400, "optimiser": {"warmup": 0.05}},
 }
 ANSWER_TOKENS = 24
+EXAMPLES = 3  # questions of each domain in the report
 
 
 def demo(out: Path, app: bool, port: int, log: Log) -> Path:
@@ -60,7 +61,8 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
 
     from apps.evaluate import evaluate
     from apps.figures import table
-    from apps.report import write_report
+    from apps.report import report, write_cards
+    from mergers._card import CARD
     from studio.assets import asset, find_data
     from studio.data import load_data
     from studio.variants import Engine
@@ -78,15 +80,24 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
     }
-    report = write_report(out, results, data, about)
-    write_cards(merges, results)
+    page, made = report(
+        out / "evaluation",
+        out=out,
+        about=earlier(out / "report.json", results) or about,
+        examples=EXAMPLES,
+        models={
+            name: {"base": str(engine.base), "folder": folder and str(folder)}
+            for name, folder in engine.folders.items()
+        },
+    )
+    write_cards({name: folder for name, folder in merges.items() if (folder / CARD).is_file()}, made)
     show(table(results))
-    log.say(f"report: {report} (and report.json beside it); {sum(seconds.values()):.0f} s")
+    log.say(f"report: {page} (and report.json beside it); {sum(seconds.values()):.0f} s")
     if app:
         from apps.web import launch
 
         launch(engine, data=data, store_url=f"sqlite:///{out / 'triptych.db'}", port=port)
-    return report
+    return page
 
 
 def train_experts(out: Path, log: Log) -> dict[str, Path]:
@@ -194,13 +205,23 @@ def merged(method: str, experts: dict[str, Path], out: Path, log: Log) -> Path:
     return folder
 
 
-def write_cards(merges: dict[str, Path], results: Any) -> None:
-    """Write what the evaluation said into the model cards of the merges."""
-    from mergers._card import CARD, write_scores
+def earlier(file: Path, results: Any) -> dict[str, Any] | None:
+    """Return what an earlier report says of the day and the times if it found the same, else None.
 
-    for name, folder in merges.items():
-        if (folder / CARD).is_file():
-            write_scores(folder, results, name, f"greedy answers of at most {ANSWER_TOKENS} tokens")
+    A run that reuses every stage takes seconds; the figures worth keeping are those of the run that worked.
+    """
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        same = _figures(told["results"]) == _figures(json.loads(json.dumps(results)))
+        return {key: told[key] for key in ("date", "machine", "seconds")} if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _figures(results: Any) -> dict[str, dict[str, Any]]:
+    return {
+        domain: {name: cell["metrics"] for name, cell in cells.items()} for domain, cells in results.items()
+    }
 
 
 def current(spec: Any, folder: Path) -> bool:

@@ -1,91 +1,84 @@
-"""The report of an evaluation: report.json to compute with, report.html to look at, self-contained."""
+"""The report of an evaluation folder: report.html to look at, report.json, and what goes into model cards."""
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studio.files import atomic_write
-from studio.heatmap import page
-from studio.sample_card import STYLE as CARD_STYLE
-from studio.sample_card import card
-from studio.types import Sample
-
-SHOWN = 3  # samples a domain
-
-_STYLE = """
-h2{margin-bottom:.8rem}table{border-spacing:4px;width:100%}th{font-weight:600;text-align:left;white-space:nowrap}
-th.col{text-align:center}
-td.cell{text-align:center;border-radius:8px;padding:.55rem .4rem;color:#0d1b12;min-width:6.2rem}
-td.cell b{display:block;font-size:1.1rem}td.cell small{color:#0d1b12aa}
-"""
+from apps.lineage import origins
+from studio.eval_report.assemble import Report, assemble
+from studio.eval_report.evaluation import read_evaluation
+from studio.eval_report.page import write_report
+from studio.eval_report.words import summary
 
 
-def write_report(
-    out: Path,
-    results: Mapping[str, Mapping[str, Any]],
-    data: Mapping[str, Sequence[Sample]],
-    about: Mapping[str, Any],
-) -> Path:
-    """Write ``report.json`` and ``report.html`` into ``out`` and return the page's path.
+def report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    baseline: str = "",
+    experts: Sequence[str] = (),
+    metric: str = "",
+    examples: int = 0,
+    models: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> tuple[Path, Report]:
+    """Write the report of an evaluation and return the page's path and what it says.
 
-    ``results[domain][variant]`` is what `apps.evaluate.evaluate` returns; the answers shown beside the media
-    are read from its ``evaluation/samples.jsonl``.
+    Args:
+        folder: what `triptych eval --out` wrote.
+        out: where report.html and report.json are written (the folder itself).
+        baseline: what gains and losses are counted against (the evaluation's own, or the base).
+        experts: who is at home in a domain, or which variants are single experts.
+        metric: the headline (the evaluation's first).
+        examples: so many questions of each domain are shown with all answers.
+        models: where the variants come from, if evaluation.json does not say it (`apps.lineage.origins`).
+        about: what else the report says of itself, by name.
+
+    Raises:
+        DataError: the folder holds no whole evaluation.
+        ConfigError: a variant, domain or metric that it does not have.
     """
-    matrix = {
-        domain: {name: {"value": c["value"], "n": c["n"], "ci": c["ci"]} for name, c in cells.items()}
-        for domain, cells in results.items()
-    }
-    about = earlier(out / "report.json", matrix) or about
-    atomic_write(out / "report.json", json.dumps({**about, "results": matrix}, indent=2) + "\n")
-    answers: dict[str, dict[str, tuple[str, float]]] = {}
-    with (out / "evaluation" / "samples.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            told = (row["output"], row["scores"].get("exact_match", 0.0))
-            answers.setdefault(row["where"], {})[row["variant"]] = told
-    told = ", ".join(f"{stage} {value:.0f} s" for stage, value in about["seconds"].items())
-    parts = [
-        "<h1>Which variant keeps what</h1>",
-        f'<p class="soft">Exact match on held-out test sets, with 95 % Wilson intervals. '
-        f"{html.escape(about['date'])}, {html.escape(about['machine'])}; {html.escape(told)}.</p>",
-        heat_map(matrix),
+    evaluation = read_evaluation(folder)
+    made = assemble(
+        evaluation,
+        origins=origins(evaluation, models),
+        experts=experts,
+        baseline=baseline,
+        metric=metric,
+        about=about,
+        examples=examples,
+    )
+    return write_report(out or folder, made), made
+
+
+def merges_of(made: Report) -> dict[str, Path]:
+    """Return the folders of the variants that are merges, as evaluation.json names them."""
+    models = made.evaluation.told.get("models", {})
+    return {name: Path(models[name]["folder"]) for name in made.of_kind("merge") if name in models}
+
+
+def write_cards(merges: Mapping[str, Path], made: Report) -> list[Path]:
+    """Write what a report says of each merge into its model card, in place of what stood there before.
+
+    Raises:
+        CheckpointError, MergeError: a folder is no whole merge; see `mergers._card.write_scores`.
+    """
+    from mergers._card import write_scores
+
+    evaluation = made.evaluation
+    decoding = evaluation.told.get("decoding", {})
+    how = f"greedy answers of at most {decoding.get('max_new_tokens', '?')} tokens"
+    return [
+        write_scores(
+            folder,
+            evaluation.results,
+            name,
+            how,
+            summary=summary(made, name),
+            data=evaluation.told.get("data", {}),
+        )
+        for name, folder in merges.items()
+        if any(name in cells for cells in evaluation.results.values())
     ]
-    for domain, samples in data.items():
-        parts.append(f"<h2>{html.escape(domain)}</h2>")
-        parts += [card(sample, answers.get(sample.where, {})) for sample in samples[:SHOWN]]
-    return atomic_write(out / "report.html", page("Triptych report", parts, _STYLE + CARD_STYLE))
-
-
-def earlier(file: Path, matrix: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what an earlier report says of the day and the times if it found the same, else None.
-
-    A run that reuses every stage takes seconds; the figures worth keeping are those of the run that worked.
-    """
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told if told.pop("results", None) == matrix else None
-
-
-def heat_map(matrix: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of variants by domains, its cells coloured from red to green."""
-    domains = list(matrix)
-    head = "".join(f'<th class="col" scope="col">{html.escape(d)}</th>' for d in domains)
-    rows = []
-    for name in matrix[domains[0]]:
-        cells = []
-        for domain in domains:
-            cell = matrix[domain][name]
-            hue, low, high = 8 + 122 * cell["value"], *cell["ci"]
-            cells.append(
-                f'<td class="cell" style="background:hsl({hue:.0f} 62% 68%)"><b>{100 * cell["value"]:.1f}</b>'
-                f"<small>{100 * low:.0f}&ndash;{100 * high:.0f}, n {cell['n']}</small></td>"
-            )
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
-    table = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table>{table}</table></div>'

@@ -93,16 +93,27 @@ def check_card(folder: str | Path) -> None:
         raise CheckpointError(f"{folder} has no {CARD} to write the figures into")
 
 
-def write_scores(folder: str | Path, results: Results, variant: str, how: str) -> Path:
+def write_scores(
+    folder: str | Path,
+    results: Results,
+    variant: str,
+    how: str,
+    *,
+    summary: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+) -> Path:
     """Write what an evaluation measured into the card of a merge, in place of an earlier one.
 
     ``results[domain][variant]`` are as `apps.evaluate.evaluate` returns them; ``variant`` is this merge, the
-    others of the same evaluation stand beside it. ``how`` says how it was asked. Returns the card's path.
+    others of the same evaluation stand beside it. ``how`` says how it was asked, ``summary`` in sentences
+    what came of it, and ``data`` holds the sha256 of each domain's rows. Returns the card's path.
     """
     check_card(folder)
     file = Path(folder) / CARD
     front, body = _split(file)
-    front["model-index"] = [{"name": Path(folder).name, "results": list(_indexed(results, variant))}]
+    front["model-index"] = [
+        {"name": Path(folder).name, "results": list(_indexed(results, variant, data or {}))}
+    ]
     outside = re.sub(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", "\n", body, flags=re.DOTALL).rstrip()
     fingerprint = read_lock(Path(folder))["output"]["fingerprint"]
     section = "\n".join(
@@ -110,6 +121,8 @@ def write_scores(folder: str | Path, results: Results, variant: str, how: str) -
             BEGIN,
             "## What the evaluation said",
             "",
+            *(f"- {_inline(sentence)}" for sentence in summary),
+            *([""] if summary else []),
             *_table(results, variant),
             "",
             f"In brackets 95 % intervals, n the number of samples; {how}. Fingerprint of the weights: "
@@ -120,15 +133,20 @@ def write_scores(folder: str | Path, results: Results, variant: str, how: str) -
     return atomic_write(file, f"{_header(front)}\n{outside}\n\n{section}\n")
 
 
-def _indexed(results: Results, variant: str) -> Iterator[dict[str, Any]]:
+def _indexed(results: Results, variant: str, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a merge's figures as a card's header has them, data set by data set."""
     for domain, cells in results.items():
+        if variant not in cells:
+            continue
+        told = data.get(domain)
+        revision = {"revision": str(told["sha256"])} if isinstance(told, Mapping) and "sha256" in told else {}
         yield {
             "task": {"type": "text-generation"},
-            "dataset": {"name": domain, "type": domain},
+            "dataset": {"name": domain, "type": domain, **revision},
             "metrics": [
                 {
                     "type": metric,
+                    "name": f"{metric} ({_best(cell)})",
                     "value": round(float(cell["value"]), 6),
                     "args": {"n": cell["n"], "interval": [round(float(end), 6) for end in cell["ci"]]},
                 }
@@ -139,20 +157,30 @@ def _indexed(results: Results, variant: str) -> Iterator[dict[str, Any]]:
 
 def _table(results: Results, variant: str) -> list[str]:
     """Return a line per data set and metric, with this merge first."""
-    names = [variant, *(n for n in next(iter(results.values())) if n != variant)]
+    names = list(dict.fromkeys([variant, *(name for cells in results.values() for name in cells)]))
     rows: list[Sequence[str]] = [
         ("data", "metric", "n", f"**{variant}**", *names[1:]),
         ("---", "---", "--:", *("--:" for _ in names)),
     ]
     for domain, cells in results.items():
-        for metric, own in cells[variant]["metrics"].items():
-            arrow = "higher" if own["higher_is_better"] else "lower"
-            told = [_told(cells[name]["metrics"][metric]) for name in names]
-            rows.append((domain, f"{metric} ({arrow} is better)", str(own["n"]), *told))
+        for metric, own in cells[variant]["metrics"].items() if variant in cells else ():
+            told = [_told(cells.get(name, {}).get("metrics", {}).get(metric)) for name in names]
+            rows.append((domain, f"{metric} ({_best(own)})", str(own["n"]), *told))
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
 
 
-def _told(cell: Mapping[str, Any]) -> str:
+def _best(cell: Mapping[str, Any]) -> str:
+    return "higher is better" if cell["higher_is_better"] else "lower is better"
+
+
+def _inline(sentence: str) -> str:
+    """Return a sentence that stays one line of Markdown, whatever names stand in it."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(sentence.split()))
+
+
+def _told(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
     low, high = cell["ci"]
     return f"{cell['value']:.3f} [{low:.3f}, {high:.3f}]"
 

@@ -43,6 +43,8 @@ table{border-collapse:separate}table.map{border-spacing:3px}table.map.dense{bord
 font-variant-numeric:tabular-nums;--of:var(--above);
 background:color-mix(in oklab,var(--of) var(--t,0%),var(--rest))}
 .map td.n{--of:var(--below)}.map td.s{color:var(--strong)}.map td.x{background:none}
+.map td small{display:block;font-size:.72rem;line-height:1.25;color:inherit;white-space:nowrap}
+.map td:has(small){padding:.35rem .5rem;min-width:5rem}
 .map.dense td{min-width:1.15rem;width:1.15rem;height:1.5rem;padding:0;border-radius:3px}
 .map.dense thead th{font-size:.7rem;padding:0;min-width:1.15rem}
 .legend{display:flex;align-items:center;gap:.6rem;margin-top:.8rem;font-size:.8rem;color:var(--soft)}
@@ -64,6 +66,7 @@ class HeatMap:
     warm      True turns the colours round: copper above the middle, for what is unwelcome
     form      how a number is written
     note      a sentence on how to read it
+    small     what stands under the numbers, where it is not empty: an interval, a p-value
     """
 
     title: str
@@ -75,6 +78,7 @@ class HeatMap:
     reach: float = 1.0
     warm: bool = False
     form: str = "{:z.2f}"
+    small: Sequence[Sequence[str]] = ()
 
     def strength(self, value: float) -> float:
         """Return the colour of a value from -1 (full copper) over 0 (none) to 1 (full petrol)."""
@@ -90,7 +94,8 @@ class HeatMap:
     def wide(self) -> bool:
         """Whether the map needs the whole width of a page."""
         label = min(max(map(len, self.rows), default=0), LABEL)
-        cells = sum(max(7, min(len(name), LABEL - 4) + 1) for name in self.columns)
+        under = max((len(text) for row in self.small for text in row), default=0)
+        cells = sum(max(7, under + 2, min(len(name), LABEL - 4) + 1) for name in self.columns)
         return label + (cells if self.numbered else WIDE) > WIDE
 
     @property
@@ -120,8 +125,9 @@ def figure(map: HeatMap) -> str:
     """Return a heat map as an HTML figure: a table that reads aloud, with its legend."""
     head = "".join(_heading("col", name) for name in _thinned(map))
     rows = []
-    for name, values in zip(map.rows, map.values, strict=True):
-        cells = [_cell(map, name, column, v) for column, v in zip(map.columns, values, strict=True)]
+    for at, (name, values) in enumerate(zip(map.rows, map.values, strict=True)):
+        under = map.small[at] if map.small else [""] * len(values)
+        cells = [_cell(map, name, *each) for each in zip(map.columns, values, under, strict=True)]
         rows.append(f"<tr>{_heading('row', name)}{''.join(cells)}</tr>")
     kind = "map" if map.numbered else "map dense"
     low, colours, high = map.legend
@@ -130,7 +136,8 @@ def figure(map: HeatMap) -> str:
     told = f"<b>{html.escape(map.title)}</b><span>{html.escape(map.note)}</span>"
     return (
         f"<figure{wide}><figcaption>{told}</figcaption>"
-        f'<div class="scroll"><table class="{kind}"><thead><tr><td class="x"></td>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table class="{kind}">'
+        f'<thead><tr><td class="x"></td>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<div class="legend">{low}<i style="--bar:{bar}"></i>{high}</div></figure>'
     )
@@ -146,7 +153,7 @@ def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         for first, *rest in rows
     )
     table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table class="plain">{table}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table class="plain">{table}</table></div>'
 
 
 def _heading(scope: str, name: str) -> str:
@@ -154,14 +161,15 @@ def _heading(scope: str, name: str) -> str:
     return f'<th scope="{scope}"><div title="{shown}">{shown}</div></th>'
 
 
-def _cell(map: HeatMap, row: str, column: str, value: float | None) -> str:
+def _cell(map: HeatMap, row: str, column: str, value: float | None, small: str) -> str:
+    under = f"<small>{html.escape(small)}</small>" if small and map.numbered else ""
     if value is None:
-        return '<td class="x"></td>'
+        return f'<td class="x">{under}</td>'
     strength, shown = map.strength(value), map.form.format(value)
     marks = "n" * (strength < 0) + " s" * (abs(strength) > 0.6)
     kind = f' class="{marks.strip()}"' if marks else ""
-    told = html.escape(f"{row} · {column}: {shown}")
-    inside = shown if map.numbered else ""
+    told = html.escape(f"{row} · {column}: {shown}{f', {small}' if small else ''}")
+    inside = f"{shown}{under}" if map.numbered else ""
     return f'<td{kind} style="--t:{abs(strength):.0%}" title="{told}">{inside}</td>'
 
 

@@ -28,6 +28,7 @@ FULL = 0.999
 _RUN = 3
 _ORIENTATION = 0x0112
 _HEADS = 64
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _SUFFIXES = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -218,6 +219,21 @@ def thumbnail(path: Path, side: int = 112) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def sound_clip(path: Path, seconds: float) -> tuple[bytes, str]:
+    """Return the first ``seconds`` of a sound as bytes that browsers play, mono, and their MIME type.
+
+    Raises:
+        MediaError: as `studio.media.read_sound`.
+    """
+    import soundfile
+
+    samples, rate = read_sound(path)
+    form, kind = ("MP3", "audio/mpeg") if rate in _MP3_RATES else ("WAV", "audio/wav")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples[: int(seconds * rate)], rate, format=form)
+    return buffer.getvalue(), kind
 
 
 def write_upright(source: Path, target: Path) -> None:

@@ -26,8 +26,8 @@ def results_html(found: Results) -> str:
         f'<p class="tp-said">{told} on {len(found.ranking.standings)} variants{left}.</p>',
         ranking_html(found.ranking),
         "</section><div class='tp-maps'>",
-        _figure(win_matrix(found.ranking)),
-        *(_figure(map) for map in by_part(found)),
+        figure(win_matrix(found.ranking)),
+        *map(figure, by_part(found)),
         "</div><section><h2>Can these votes be trusted?</h2><div class='tp-trust tp-maps'>",
         drawing(stability_chart(found)) if found.stability else "",
         f'<dl class="tp-facts">{_trust(found)}</dl></div></section>',
@@ -153,7 +153,7 @@ def raters_html(found: Results) -> str:
     if not rows:
         return ""
     head = ("Rater", "Group", "Votes", "Same when asked again", "Sided with the others", "Stands out")
-    table = plain_table(head, rows).replace('class="scroll"', 'class="scroll" tabindex="0"')
+    table = plain_table(head, rows)
     return f"<details><summary>{_count(len(rows), 'rater')}</summary>{table}</details>"
 
 
@@ -194,10 +194,6 @@ def _trust(found: Results) -> str:
         f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b><span>{escape(note)}</span></dd></div>"
         for name, value, note in facts
     )
-
-
-def _figure(map: HeatMap) -> str:
-    return figure(map).replace('class="scroll"', 'class="scroll" tabindex="0"')
 
 
 def _count(count: int, what: str) -> str:

@@ -1,0 +1,63 @@
+"""Pictures and sounds as parts of a page, by content and bounded in size.
+
+A medium is shown only if the file is still the one that was asked about (by its sha256): a row may name any
+path, and a page must not show what it was not made from.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+from studio import media
+from studio.errors import MediaError
+from studio.files import sha256_file
+from studio.media_facts import sound_clip, thumbnail
+
+#: A picture's longest side on the page in pixels, and how much of a sound is played in seconds.
+SIDE, SECONDS = 260, 20.0
+#: What all media of one page may take, in bytes before they are encoded.
+BUDGET = 3 << 20
+
+
+class Media:
+    """The media of one page; each file is taken in once, and none past the budget."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        """Begin with nothing taken in."""
+        self._left = budget
+        self._known: dict[tuple[str, str], str] = {}
+
+    def html(self, path: str, sha256: str) -> str:
+        """Return one medium as HTML: a picture, a player, or a sentence on why it is not there."""
+        if (path, sha256) not in self._known:
+            self._known[(path, sha256)] = self._taken(Path(path), sha256)
+        return self._known[(path, sha256)]
+
+    def _taken(self, path: Path, sha256: str) -> str:
+        name = html.escape(_plain(path.name))
+        try:
+            if not path.is_file():
+                return _gone(f"{name} is not there any more")
+            if sha256_file(path) != sha256:
+                return _gone(f"{name} is not the file that was asked about any more")
+            sound = "sound" in media.kind_of(path) or "OGG" in media.kind_of(path)
+            data, kind = sound_clip(path, SECONDS) if sound else (thumbnail(path, SIDE), "image/png")
+        except (MediaError, OSError, ValueError):
+            return _gone(f"{name} cannot be read")
+        if len(data) > self._left:
+            return _gone(f"{name} is left out: the media of this page would be too large")
+        self._left -= len(data)
+        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        if sound:
+            return f'<audio controls preload="metadata" aria-label="sound {name}" src="{source}"></audio>'
+        return f'<img alt="picture {name}" src="{source}">'
+
+
+def _gone(told: str) -> str:
+    return f'<p class="soft gone">{told}</p>'
+
+
+def _plain(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
