@@ -20,15 +20,16 @@ from typing import Any
 from apps.evaluate import Results, evaluate
 from apps.figures import scores_of
 from apps.gate import Rule
+from apps.gate import Verdict as RuleVerdict
 from apps.gate import judge as judge_rules
 from apps.watch_targets import Target
 from studio.data.identity import data_hash
-from studio.errors import TriptychError
+from studio.errors import TriptychError, unknown
 from studio.files import atomic_write
 from studio.log import Log, QuietLog
 from studio.types import Sample
 from studio.watch_chart import write_charts
-from studio.watch_history import Entry, History, good_ones, scored, standing
+from studio.watch_history import Entry, History, good_ones, standing
 from studio.watch_rule import ALPHA, LOOKS, Pair, Verdict, differences, judge
 
 STATE = "watch.json"
@@ -53,6 +54,12 @@ def look(history: History, target: Target, data: Data, settings: Settings, log: 
     A variant that cannot be read or asked is kept as failed, with the reason; the others are looked at.
     """
     prints, failed = target.versions()
+    named = {name for rule in settings.rules for name in (rule.variant, rule.against) if name}
+    if prints:
+        failed |= {
+            name: f"a rule names it, but there is none here: {unknown('variant', name, prints)}"
+            for name in named - prints.keys() - failed.keys()
+        }
     asked = {domain: data_hash(samples) for domain, samples in data.items()}
     asked["settings"] = json.dumps([list(settings.metrics), settings.max_new_tokens])
     new = [name for name, digest in prints.items() if not _known(history, name, digest, asked, target.told)]
@@ -71,7 +78,7 @@ def look(history: History, target: Target, data: Data, settings: Settings, log: 
         else:  # an endpoint that answers as before
             shutil.rmtree(folder, ignore_errors=True)
     for name, why in failed.items():
-        last = next((e for e in reversed(history.entries) if e.get("variant") == name), None)
+        last = _newest(history, name)
         if last is None or last["kind"] != "failed" or last["why"] != why:
             entries.append({"kind": "failed", "look": number, "variant": name, "why": why})
     if entries:
@@ -130,10 +137,7 @@ def bad(history: History, names: Iterable[str], *, inputs: bool = False) -> dict
     found: dict[str, list[str]] = {}
     now = standing(history.entries)
     for name in names:
-        newest = next(
-            (e for e in reversed(history.entries) if e.get("variant") == name and e["kind"] != "accepted"),
-            None,
-        )
+        newest = _newest(history, name)
         if newest is None or now.get(name) == "accepted":
             continue
         if newest["kind"] == "failed":
@@ -169,9 +173,17 @@ def drift_sentence(finding: Mapping[str, Any]) -> str:
 
 
 def _known(history: History, name: str, digest: str, asked: Mapping[str, str], told: bool) -> bool:
-    """Return whether the newest version that was scored is this one, on the same data."""
-    own = scored(history.entries, name)
-    return bool(told and own and own[-1]["fingerprint"] == digest and own[-1]["data"] == asked)
+    """Return whether the newest version that was scored is this one, on the same data, and nothing failed."""
+    own = _newest(history, name)
+    if not told or own is None or own["kind"] == "failed":
+        return False
+    return bool(own["fingerprint"] == digest and own["data"] == asked)
+
+
+def _newest(history: History, name: str) -> Entry | None:
+    """Return a variant's newest entry: its scores, or why there are none."""
+    own = (entry for entry in reversed(history.entries) if entry.get("variant") == name)
+    return next((entry for entry in own if entry["kind"] != "accepted"), None)
 
 
 def _evaluated(
@@ -235,13 +247,7 @@ def _entries(
                         Pair(variant=name, figure=figure, against=against, look=look, differences=found)
                     )
     verdicts = judge(pairs, alpha=settings.alpha, looks=settings.looks) if pairs else []
-    standing_now = {
-        entry["variant"]: entry["figures"] for entry in history.entries if entry["kind"] == "scores"
-    }
-    told = judge_rules(
-        [rule for rule in settings.rules if not rule.variant or rule.variant in {**standing_now, **figures}],
-        {**standing_now, **figures},
-    )
+    told = _rules_of(history, settings.rules, results)
     return [
         {
             "kind": "scores",
@@ -257,6 +263,20 @@ def _entries(
         }
         for name in names
     ]
+
+
+def _rules_of(history: History, rules: Sequence[Rule], results: Results) -> list[RuleVerdict]:
+    """Return what the rules say of this look, with the newest figures of variants that were not looked at."""
+    cells: dict[str, dict[str, Any]] = {}
+    for entry in history.entries:
+        for figure, told in entry.get("figures", {}).items():
+            domain, _, metric = figure.rpartition(".")
+            cell = cells.setdefault(domain, {}).setdefault(entry["variant"], {"metrics": {}})
+            cell["metrics"][metric] = {**told, "ci": [told["low"], told["high"]]}
+    for domain, own in results.items():
+        cells.setdefault(domain, {}).update(own)
+    known = {name for own in cells.values() for name in own}
+    return judge_rules([one for one in rules if {one.variant, one.against} <= {"", *known}], cells)
 
 
 def _verdict(tests: Sequence[Verdict]) -> str:
