@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from studio.paired import paired
-from studio.scores import Columns, measure, needed
+from studio.paired import paired_of
+from studio.scores import Additive, Columns, additive, by_sample, finite, measure, needed, score_of
 from studio.types import Sample
 
 if TYPE_CHECKING:
@@ -32,61 +33,154 @@ def columns(samples: Sequence[Sample], modules: Mapping[str, ModuleType]) -> dic
     }
 
 
-def measured(
-    metrics: Sequence[str],
-    answers: Sequence[str],
-    references: Sequence[str],
-    told: Columns,
-    seed: int,
-    clusters: Sequence[str] | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What one variant said to one domain's rows [N], and what metrics need beside it.
+
+    ``again`` are its answers to paraphrases of the questions, each with the number of its row [M].
+    """
+
+    answers: Sequence[str]
+    references: Sequence[str]
+    columns: Columns
+    clusters: Sequence[str] | None = None
+    again: Sequence[tuple[int, str]] = ()
+
+    def only(self, rows: Sequence[int]) -> Told:
+        """Return the same for some of the rows, in their order."""
+        place = {row: at for at, row in enumerate(rows)}
+        return Told(
+            answers=[self.answers[row] for row in rows],
+            references=[self.references[row] for row in rows],
+            columns={name: [column[row] for row in rows] for name, column in self.columns.items()},
+            clusters=[self.clusters[row] for row in rows] if self.clusters is not None else None,
+            again=[(place[row], answer) for row, answer in self.again if row in place],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A metric's sums over samples, if it is a function of them, and what of them belongs together.
+
+    ``n`` counts the questions.
+    """
+
+    told: Told
+    sums: Additive | None
+    clusters: Sequence[str] | None
+    n: int
+
+
+def sheet(metric: str, module: ModuleType, told: Told) -> Sheet:
+    """Return what a metric makes of a variant's answers, computed once for all figures.
+
+    A metric of paraphrases takes the answers to these, too, and all that asks the same belongs together.
+
+    Raises:
+        ValueError: the metric does not fit the data.
+    """
+    answers, references, columns, clusters = told.answers, told.references, told.columns, told.clusters
+    n = len(references)
+    if "paraphrase" in getattr(module, "NEEDS", ()):
+        if told.again:
+            places = [*range(n), *(row for row, _ in told.again)]
+            answers = [*answers, *(answer for _, answer in told.again)]
+            references = [references[row] for row in places]
+            columns = {"paraphrase": [str(row) for row in places]}
+            clusters = [clusters[row] for row in places] if clusters is not None else columns["paraphrase"]
+        elif clusters is None and "paraphrase" in columns:
+            alike = columns["paraphrase"]
+            clusters = [str(name) or f"row {row}" for row, name in enumerate(alike)]
+    sums = additive(module, answers, references, needed(module, metric, columns))
+    if sums is not None:
+        finite(metric, sums)
+    return Sheet(told=told, sums=sums, clusters=clusters, n=n)
+
+
+def measured(sheets: Mapping[str, Sheet], seed: int) -> dict[str, Any]:
     """Return one variant's cell of the results: the first metric's figures, and all under ``metrics``.
 
     Raises:
         ValueError: a metric that does not fit the data.
     """
     found = {}
-    for metric in metrics:
-        score = measure(metric, answers, references, seed, columns=told, clusters=clusters)
+    for metric, each in sheets.items():
+        if each.sums is not None:
+            score = score_of(metric, each.sums, seed, clusters=each.clusters)
+        else:
+            told = each.told
+            score = measure(
+                metric, told.answers, told.references, seed, columns=told.columns, clusters=each.clusters
+            )
         found[metric] = {
             "value": score.value,
-            "n": score.n,
+            "n": each.n,
             "ci": [score.low, score.high],
             "higher_is_better": score.higher_is_better,
         }
-    return {"metric": metrics[0], **found[metrics[0]], "metrics": found}
+    first = next(iter(found))
+    return {"metric": first, **found[first], "metrics": found}
 
 
 def compare(
-    cells: Mapping[str, Any],
-    baseline: str,
-    said: Mapping[str, Sequence[str]],
-    references: Sequence[str],
-    told: Mapping[str, Columns],
-    seed: int,
-    clusters: Sequence[str] | None,
+    cell: Mapping[str, Any], ours: Mapping[str, Sheet], theirs: Mapping[str, Sheet], seed: int
 ) -> None:
-    """Add to every cell but the baseline's what it gained or lost against it, metric by metric."""
-    for name, cell in cells.items():
-        if name == baseline:
+    """Add to a variant's cell what it gained or lost against a baseline on the same rows, by metric.
+
+    Raises:
+        ValueError: a metric that tells nothing of single samples.
+    """
+    for metric, each in ours.items():
+        other = theirs.get(metric)
+        if other is None:
             continue
-        for metric, figures in cell["metrics"].items():
-            found = paired(
-                metric, said[name], said[baseline], references, seed,
-                columns=told[name], baseline_columns=told[baseline], clusters=clusters,
-            )  # fmt: skip
-            figures["against"] = {"value": found.value, "ci": [found.low, found.high], "p": found.p}
+        if each.sums is None or other.sums is None:
+            raise ValueError(
+                f"{metric} tells nothing of single samples, so variants cannot be compared in pairs"
+            )
+        if each.sums.rows.shape != other.sums.rows.shape:  # other paraphrases were answered
+            continue
+        found = paired_of(metric, each.sums, other.sums, seed, clusters=each.clusters)
+        cell["metrics"][metric]["against"] = {
+            "value": found.value,
+            "ci": [found.low, found.high],
+            "p": found.p,
+        }
 
 
-def by_sample(
-    modules: Mapping[str, ModuleType], answers: Sequence[str], references: Sequence[str], told: Columns
-) -> dict[str, list[float]]:
+def add_groups(
+    cell: Mapping[str, Any], sheets: Mapping[str, Sheet], group: str, marks: Sequence[str], seed: int
+) -> None:
+    """Add to a variant's cell the figures of every value of a group: ``groups[group][value]``, by metric.
+
+    ``marks`` are the rows' values [N]; rows with an empty one, and metrics of more than single rows, are left
+    out.
+    """
+    for metric, each in sheets.items():
+        if each.sums is None or len(each.sums.rows) != len(marks):
+            continue
+        found = {}
+        for value in sorted(set(marks) - {""}):
+            rows = [at for at, mark in enumerate(marks) if mark == value]
+            clusters = [each.clusters[at] for at in rows] if each.clusters is not None else None
+            try:
+                score = score_of(
+                    metric, replace(each.sums, rows=each.sums.rows[rows]), seed, clusters=clusters
+                )
+            except ValueError:
+                continue
+            found[value] = {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
+        cell["metrics"][metric].setdefault("groups", {})[group] = found
+
+
+def of_samples(modules: Mapping[str, ModuleType], sheets: Mapping[str, Sheet]) -> dict[str, list[float]]:
     """Return the value of every sample [N], of each metric that tells it."""
-    return {
-        metric: module.each(answers, references, **needed(module, metric, told))
-        for metric, module in modules.items()
-        if hasattr(module, "each")
-    }
+    found = {}
+    for metric, each in sheets.items():
+        values = by_sample(modules[metric], each.sums) if each.sums is not None else None
+        if values is not None:
+            found[metric] = values[: each.n]
+    return found
 
 
 def scores_of(results: Results) -> dict[str, dict[str, dict[str, Any]]]:

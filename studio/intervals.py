@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 Z95 = 1.959963984540054
-MANY = 10_000
-"""So many different samples have totals that are drawn from their normal limit."""
+MANY, FEW = 10_000, 100
+"""Totals of more than `MANY` samples of more than `FEW` kinds are drawn from their normal limit."""
 _CHUNK = 4_000_000  # drawn indices in memory at a time
 _STEP = 1e-5  # of derivatives, relative
 
@@ -108,11 +108,11 @@ def ends(values: Values, observed: float, n: int, acceleration: float = 0.0) -> 
 def drawn_totals(rows: Values, generator: np.random.Generator, resamples: int) -> Values:
     """Return totals [R, S] of ``resamples`` draws of all rows [N, S] with replacement.
 
-    Equal rows are drawn by their number; more than `MANY` different ones by the normal limit of their sum.
+    Equal rows are drawn by their number; more than `MANY` of many kinds by the normal limit of their sum.
     """
     n = len(rows)
     kinds, counts = np.unique(rows, axis=0, return_counts=True)
-    if n > MANY and 4 * len(kinds) >= n:
+    if n > MANY and len(kinds) > FEW:
         limit: Values = normal_totals(rows - rows.mean(axis=0), generator, resamples) + rows.sum(axis=0)
         return limit
     totals = np.empty((resamples, rows.shape[1]))

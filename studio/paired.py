@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studio import plugins
-from studio.intervals import MANY, Additive, interval, normal_totals
+from studio.intervals import FEW, MANY, Additive, interval, normal_totals
 from studio.scores import Columns, additive, finite, needed
 
 if TYPE_CHECKING:
@@ -77,9 +77,25 @@ def paired(
     theirs = additive(module, baseline, references, needed(module, metric, baseline_columns or {}))
     if ours is None or theirs is None:
         raise ValueError(f"{metric} tells nothing of single samples, so variants cannot be compared in pairs")
+    return paired_of(metric, ours, theirs, seed, clusters=clusters)
+
+
+def paired_of(
+    metric: str,
+    ours: Additive,
+    theirs: Additive,
+    seed: int = 0,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+) -> Difference:
+    """Compare two variants by what a metric adds up over the same samples, as `paired` does.
+
+    Raises:
+        ValueError: a score is not finite.
+    """
     for table in (ours, theirs):
         finite(metric, table)
-    ours, theirs = ours.gathered(clusters), theirs.gathered(clusters)
+    n, ours, theirs = len(ours.rows), ours.gathered(clusters), theirs.gathered(clusters)
     gap = difference(ours, theirs)
     low, high = interval(gap, seed)
     return Difference(
@@ -88,9 +104,9 @@ def paired(
         low=low,
         high=high,
         p=p_value(ours, theirs, seed),
-        n=len(references),
+        n=n,
         clusters=len(ours.rows),
-        higher_is_better=bool(module.HIGHER_IS_BETTER),
+        higher_is_better=bool(plugins.load("metrics", metric).HIGHER_IS_BETTER),
     )
 
 
@@ -127,10 +143,10 @@ def p_value(ours: Additive, theirs: Additive, seed: int) -> float:
 def _swapped(gap: Values, generator: np.random.Generator) -> Iterator[Values]:
     """Yield what `PERMUTATIONS` random halves of the rows [N, S] add up to, some [P, S] at a time.
 
-    Equal rows are drawn by their number; more than `MANY` different ones by the normal limit of their sum.
+    Equal rows are drawn by their number; more than `MANY` of many kinds by the normal limit of their sum.
     """
     kinds, counts = np.unique(gap, axis=0, return_counts=True)
-    if 4 * len(kinds) >= len(gap) > MANY:
+    if len(kinds) > FEW and len(gap) > MANY:
         yield normal_totals(gap / 2, generator, PERMUTATIONS) + gap.sum(axis=0) / 2
         return
     few = 4 * len(kinds) < len(gap)

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-__all__ = ["Additive", "Columns", "additive", "bootstrap", "measure", "needed", "wilson"]
+__all__ = [
+    "Additive",
+    "Columns",
+    "additive",
+    "bootstrap",
+    "by_sample",
+    "finite",
+    "measure",
+    "needed",
+    "score_of",
+    "wilson",
+]
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -63,25 +74,43 @@ def measure(
     more = needed(module, metric, columns or {})
     table = additive(module, predictions, references, more)
     if table is not None:
-        finite(metric, table)
-        table = table.gathered(clusters)
-        value = table.observed
-    else:
-        value = float(module.score(predictions, references, **more))
-    if not math.isfinite(value):
-        raise ValueError(f"{metric} scores {value}, which is no number to compare")
-    if table is not None:
-        low, high = interval(table, seed)
-    else:
-        low, high = _scored_again(module, predictions, references, more, clusters, seed, value)
+        return score_of(metric, table, seed, clusters=clusters)
+    value = _finite(metric, float(module.score(predictions, references, **more)))
+    low, high = _scored_again(module, predictions, references, more, clusters, seed, value)
     return Score(
-        name=metric,
-        value=value,
-        n=len(references),
-        low=low,
-        high=high,
+        name=metric, value=value, n=len(references), low=low, high=high,
         higher_is_better=bool(module.HIGHER_IS_BETTER),
-    )
+    )  # fmt: skip
+
+
+def score_of(
+    metric: str, table: Additive, seed: int = 0, *, clusters: Sequence[Hashable] | None = None
+) -> Score:
+    """Return the score that a metric's sums over samples give, as `measure` does.
+
+    Raises:
+        ValueError: what is added up, or the score, is not finite.
+    """
+    finite(metric, table)
+    gathered = table.gathered(clusters)
+    value = _finite(metric, gathered.observed)
+    low, high = interval(gathered, seed)
+    better = bool(plugins.load("metrics", metric).HIGHER_IS_BETTER)
+    return Score(name=metric, value=value, n=len(table.rows), low=low, high=high, higher_is_better=better)
+
+
+def by_sample(module: ModuleType, table: Additive) -> list[float] | None:
+    """Return the value of every sample [N], or None for a metric that tells of none."""
+    if not hasattr(module, "each"):
+        return None
+    values = _ratio(table.rows) if hasattr(module, "counts") else table.rows[:, 0]
+    return [float(value) for value in values]
+
+
+def _finite(metric: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{metric} is {value}, which is no number to compare")
+    return value
 
 
 def finite(metric: str, table: Additive) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from apps.choices import Fleet, by_base, merge_of, model_arguments, one_base, read_choices
 from apps.gate import check_names, judge, read_rule
+from apps.judge_options import judge_arguments, read_judging
+from apps.metric_fit import TASKS
 from studio import plugins
 from studio.errors import ConfigError, unknown
 
@@ -15,7 +17,10 @@ EXAMPLE = (
     "triptych eval ties=runs/merged nano-omni --data commands --data textiles --metric wer --out runs/eval\n"
     "triptych eval runs/merged nano-omni --data textiles --card\n"
     "triptych eval ties=runs/merged nano-omni --data textiles --baseline nano-omni "
-    "--must 'textiles.exact_match >= 0.9'"
+    "--must 'textiles.exact_match >= 0.9'\n"
+    "triptych eval ties=runs/merged nano-omni --data helpdesk --judge nano-omni+runs/judge/adapter "
+    "--judge-pairs --baseline nano-omni --out runs/eval\n"
+    "triptych eval runs/merged --data helpdesk --paraphrases 4 --metric consistency"
 )
 
 
@@ -34,6 +39,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="M",
         help=f"may be given again; {', '.join(plugins.names('metrics'))} (exact_match)",
+    )
+    parser.add_argument(
+        "--metrics-for",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help=f"the metrics of a kind of task, after those of --metric; {', '.join(TASKS)}",
     )
     parser.add_argument(
         "--out",
@@ -60,7 +72,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
-        help="exit 1 unless it holds: 'domain.metric >= 0.9'; may be given again",
+        help="exit 1 unless it holds: 'domain.metric >= 0.9', 'ties - base: domain.metric > 0', "
+        "'domain.metric[group] >= 0.8' for the worst of a group; may be given again",
+    )
+    judge_arguments(parser)
+    parser.add_argument(
+        "--paraphrases",
+        type=int,
+        metavar="K",
+        default=0,
+        help="ask every question in K other words, too, and measure the consistency of the answers",
+    )
+    parser.add_argument(
+        "--paraphraser",
+        metavar="MODEL",
+        default="",
+        help="who makes the other words, where rows bring no 'paraphrases': a model, or a step as in "
+        "'backtranslation: {there: MODEL}'; set phrases around the question if none is named",
     )
     parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
@@ -72,9 +100,9 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate, print a table for each metric, and write the scores where that is asked for."""
     from studio.assets import find_data
 
-    metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
-    for metric in metrics:
-        plugins.load("metrics", metric)
+    metrics = _metrics(options)
+    if options.paraphrases < 0 or (options.paraphraser and not options.paraphrases):
+        raise ConfigError("--paraphrases must be at least 1, and --paraphraser goes with it")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
     choices = read_choices(options.models)
@@ -84,14 +112,16 @@ def run(options: argparse.Namespace) -> int:
     if options.card:
         _check_cards(merges)
     rules = [read_rule(text) for text in options.must]
-    check_names(rules, names, [f"{domain}.{metric}" for domain in paths for metric in metrics])
+    check_names(
+        rules, names, [f"{domain}.{metric}" for domain in paths for metric in metrics], options.baseline
+    )
     if options.baseline and options.baseline not in names:
         raise ConfigError(f"--baseline: {unknown('variant', options.baseline, names)}")
 
     from rich.console import Console
 
     from apps.evaluate import evaluate
-    from apps.figures import scores_of, table
+    from apps.figures import table
     from studio.data import check_modalities, load_data
     from studio.families import detect
     from studio.log import best_log
@@ -104,6 +134,17 @@ def run(options: argparse.Namespace) -> int:
     for base, _ in groups:
         for samples in data.values():
             check_modalities(samples, detect(base))
+    cache = options.out / "answers" if options.out else None
+    judging = read_judging(options, best_log(), cache) if options.judge else None
+    again = {}
+    if options.paraphrases:
+        from studio.rephrase import read_paraphraser, rephrased
+
+        step = read_paraphraser(options.paraphraser) if options.paraphraser else None
+        again = {
+            name: rephrased(samples, options.paraphrases, best_log(), step=step)
+            for name, samples in data.items()
+        }
     results = evaluate(
         Fleet([Engine(*one_base(group)) for _, group in groups]),
         data,
@@ -111,10 +152,13 @@ def run(options: argparse.Namespace) -> int:
         best_log(),
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
-        cache=options.out / "answers" if options.out else None,
+        cache=cache,
         out=options.out,
         baseline=options.baseline,
         clusters=options.clusters,
+        again=again,
+        judging=judging,
+        by=list(dict.fromkeys(rule.group for rule in rules if rule.group)),
     )
     for metric in metrics:
         Console().print(table(results, metric))
@@ -126,11 +170,26 @@ def run(options: argparse.Namespace) -> int:
             print(f"card: {write_scores(folder, results, name, how)}")
     if options.out:
         print(f"written to {options.out / 'scores.json'}")
-    verdicts = judge(rules, scores_of(results), options.baseline)
+    verdicts = judge(rules, results, options.baseline)
     for verdict in verdicts:
         word = "kept" if verdict.kept else "BROKEN"
         print(f"{word:6}  {verdict.variant}: {verdict.rule}  ({verdict.value:.4f})")
     return 0 if all(verdict.kept for verdict in verdicts) else 1
+
+
+def _metrics(options: argparse.Namespace) -> list[str]:
+    """Return the names of the metrics that are asked for, each once, as their files spell them."""
+    for task in options.metrics_for:
+        if task not in TASKS:
+            raise ConfigError(f"--metrics-for: {unknown('task', task, TASKS)}")
+    named = [*(options.metric or []), *(name for task in options.metrics_for for name in TASKS[task])]
+    named += ["judge"] if options.judge else []
+    named += ["consistency"] if options.paraphrases else []
+    if not options.metric and not options.metrics_for:
+        named = ["exact_match", *named]
+    for name in named:
+        plugins.load("metrics", name)
+    return list(dict.fromkeys(plugins.canonical("metrics", name) for name in named))
 
 
 def _check_cards(merges: dict[str, Path]) -> None:

@@ -15,6 +15,7 @@ from studio.metrics._pairs import pairs
 from studio.metrics.wer import normal
 
 HIGHER_IS_BETTER = True
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def score(predictions: Sequence[str], references: Sequence[str]) -> float:
@@ -29,13 +30,20 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 def each(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
     """Return 1.0 for every answer whose label is right and 0.0 for the others [N]."""
-    found = pairs(predictions, references)
-    labels = sorted({normal(reference) for reference in references} - {""}, key=lambda label: -len(label))
-    pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, labels))})(?!\w)") if labels else None
-    return [float(_label(prediction, pattern) == normal(reference)) for prediction, reference in found]
+    found = [(_tokens(said), _tokens(meant)) for said, meant in pairs(predictions, references)]
+    labels = {meant for _, meant in found if meant}
+    lengths = sorted({len(label) for label in labels}, reverse=True)
+    return [float(_label(said, labels, lengths) == meant) for said, meant in found]
 
 
-def _label(answer: str, pattern: re.Pattern[str] | None) -> str:
-    text = normal(answer)
-    match = pattern.search(text) if pattern is not None and text else None
-    return match[1] if match else ("" if not text else "\0")  # what names no label equals none
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(_TOKEN.findall(normal(text)))
+
+
+def _label(said: tuple[str, ...], labels: set[tuple[str, ...]], lengths: Sequence[int]) -> object:
+    """Return the label named first, the longest of those that begin there; () where nothing is said."""
+    for at in range(len(said)):
+        for length in lengths:
+            if said[at : at + length] in labels and at + length <= len(said):
+                return said[at : at + length]
+    return None if said else ()  # what names no label equals none

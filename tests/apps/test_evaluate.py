@@ -245,13 +245,17 @@ def test_an_interrupted_run_goes_on_where_it_was(engine: Engine, tmp_path: Path)
     stopped = Recorded(engine, stop_after=5)
     with pytest.raises(KeyboardInterrupt):
         run(stopped, data, cache=tmp_path / "cache", out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    partial = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (partial["partial"], partial["missing"]) == (True, {"other": {"text": 5}})
+    assert list(partial["results"]["text"]) == ["base"]
     rest, log = Recorded(engine), Listening()
     results = run(rest, data, log, cache=tmp_path / "cache", out=tmp_path / "out")
     assert rest.asked == 5
     assert log.said == ["reused 5 of 10 answers"]
     assert (log.stages, log.done) == ([("evaluating other", 5)], 5)
     assert results == run(engine, data)
+    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (whole["partial"], "missing" in whole) == (False, False)
 
 
 def test_a_cache_file_cut_short_costs_one_answer(tmp_path: Path) -> None:
