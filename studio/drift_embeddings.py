@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 
+_AT_ONCE = 32  # embeddings are kept after so many: what an interruption can cost
+
+
 class Embedder:
     """Embeds inputs by one model, which is loaded when there is something that the cache does not know."""
 
@@ -71,6 +74,9 @@ class Embedder:
             with suppress(DataError):
                 fresh[key] = json.dumps([round(value, 5) for value in self._one(part)])
             self._log.advance()
+            if len(fresh) >= _AT_ONCE:
+                self._kept.put(fresh)
+                told, fresh = told | fresh, {}
         self._kept.put(fresh)
         found = told | fresh
         return np.array([json.loads(found[key]) for key in keys if key in found], dtype=np.float64)

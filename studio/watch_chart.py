@@ -16,7 +16,7 @@ _DAYS = 72.0  # hours from which on an axis counts days
 
 
 def charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return a chart for each figure: the values of every variant, and a dot for each that regressed.
+    """Return a chart for each figure: the values of every variant, with a mark where one regressed.
 
     Where there are more variants than colours, those that changed last are drawn.
     """
@@ -28,20 +28,19 @@ def charts(entries: Sequence[Entry]) -> list[Chart]:
     unit = 24.0 if long else 1.0
     made = []
     for figure in figures:
-        lines = []
+        lines, marks = [], []
         for colour, variant in enumerate(shown):
             own = [(h / unit, e) for h, e in scored if e["variant"] == variant and figure in e["figures"]]
             points = [(at, float(entry["figures"][figure]["value"])) for at, entry in own]
             lines.append(Line(name=variant, points=points, colour=colour))
             bad = [
-                (at, float(entry["figures"][figure]["value"]))
+                at
                 for at, entry in own
                 if any(test["worse"] and test["figure"] == figure for test in entry["tests"])
             ]
             # A single look has no line yet.
             lines.append(Line(name=variant, points=points, dots=True, faint=True, colour=colour))
-            if bad:
-                lines.append(Line(name=f"{variant}: regressed", points=bad, dots=True, colour=colour))
+            marks += [(at, f"{variant} regressed") for at in bad]
         began = scored[0][1]["at"][:16].replace("T", " ")
         left = f"; {len(late) - len(shown)} more are not drawn" if len(late) > len(shown) else ""
         made.append(
@@ -50,6 +49,7 @@ def charts(entries: Sequence[Entry]) -> list[Chart]:
                 x=f"{'days' if long else 'hours'} since {began} UTC",
                 y=figure,
                 lines=lines,
+                marks=marks,
                 note=f"{len({e['look'] for _, e in scored})} looks at something new{left}",
             )
         )

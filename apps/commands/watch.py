@@ -137,6 +137,10 @@ def run(options: argparse.Namespace) -> int:
                 return 1 if wrong else 0
             log.say(f"next look at {datetime.fromtimestamp(time.time() + pause):%Y-%m-%d %H:%M:%S}")
             time.sleep(pause)
+            try:
+                data, inputs = _read(options)
+            except TriptychError as error:  # while somebody edits them, the rows of before will do
+                log.say(str(error))
 
 
 def seconds_of(text: str) -> float:
