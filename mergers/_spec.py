@@ -241,6 +241,14 @@ class MergeSpec:
             **({"selftest": True} if self.selftest else {}),
         }
 
+    def to_yaml(self, head: str = "") -> str:
+        """Return the merge as a merge file, without what is as it is anyway; ``head`` stands above it."""
+        data, defaults = self.to_mapping(), MergeSpec(method="", models=()).to_mapping()
+        short = {key: value for key, value in data.items() if key not in defaults or defaults[key] != value}
+        return head + yaml.safe_dump(
+            short, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        )
+
 
 def _model(entry: Any, wrong: list[str]) -> Model | None:
     if isinstance(entry, (str, Path)):

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergers import MergeSpec, merge
 from studio.errors import DataError, TriptychError
 from studio.files import atomic_write
@@ -41,12 +39,7 @@ def checked(name: Any) -> str:
 
 def as_yaml(spec: MergeSpec) -> str:
     """Return the merge file of a mix."""
-    data = spec.to_mapping()
-    defaults = MergeSpec(method="", models=()).to_mapping()
-    short = {key: value for key, value in data.items() if key not in defaults or defaults[key] != value}
-    return _HEAD + yaml.safe_dump(
-        short, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
+    return spec.to_yaml(_HEAD)
 
 
 def save_file(spec: MergeSpec, runs: Path, name: str) -> Path:
