@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from studio.intervals import Z95, Additive, interval
+from studio.intervals import Z95, Additive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def gap_interval(parts: Sequence[Additive], ends: Sequence[tuple[float, float]])
     1693-1702, equation 4). With two groups it covers 95 %, with more of them more than that.
 
     Args:
-        parts: the groups' scores [K], two or more.
+        parts: the groups' scores [K], two or more, by sample or by cluster (`clustered`).
         ends: their own 95 % intervals [K].
     """
     from scipy.stats import studentized_range
@@ -68,11 +68,11 @@ def _widened(table: Additive, ends: tuple[float, float], z: float) -> tuple[floa
     return min(middle - half, share), max(middle + half, share)
 
 
-def own_interval(table: Additive, clusters: Sequence[Hashable] | None, seed: int) -> tuple[float, float]:
-    """Return a group's own 95 % interval; ``clusters`` [N] of samples belong together."""
-    if clusters is not None and len({str(cluster) for cluster in clusters}) == len(clusters):
-        clusters = None  # each has one sample here, as where a sentence is said once in every accent
-    return interval(table.gathered(clusters), seed)
+def clustered(table: Additive, clusters: Sequence[Hashable] | None) -> Additive:
+    """Return a group's score with one row for each cluster [N] of its samples, for `interval` to draw."""
+    if clusters is None or len({str(cluster) for cluster in clusters}) == len(clusters):
+        return table  # each has one sample here, as where a sentence is said once in every accent
+    return table.gathered(clusters)
 
 
 def gap_p_value(

@@ -20,8 +20,9 @@ import numpy as np
 
 from studio import plugins
 from studio.errors import ConfigError, TriptychError, unknown
-from studio.group_gaps import gap_interval, gap_p_value, own_interval, part
-from studio.scores import Additive, Columns, additive, needed
+from studio.group_gaps import clustered, gap_interval, gap_p_value, part
+from studio.intervals import Additive, interval
+from studio.scores import Columns, additive, needed
 from studio.types import Score
 
 SMALL = 20
@@ -130,12 +131,11 @@ def by_group(
         )
 
     members = {name: np.array([at for at, key in enumerate(keys) if key == name]) for name in sorted(values)}
-    parts = {name: part(table, own) for name, own in members.items()}
-    ends = {
-        name: own_interval(parts[name], None if marks is None else [marks[at] for at in own], seed)
+    parts = {
+        name: clustered(part(table, own), None if marks is None else [marks[at] for at in own])
         for name, own in members.items()
-        if len(own) > 1
     }
+    ends = {name: interval(parts[name], seed) for name, own in members.items() if len(own) > 1}
     groups = [
         GroupScore(
             name=_name(name),
@@ -152,7 +152,7 @@ def by_group(
     sign = 1 if module.HIGHER_IS_BETTER else -1
     order = sorted(kept, key=lambda name: sign * values[name])
     apart = len(kept) > 1
-    low, high = own_interval(table, marks, seed)
+    low, high = interval(clustered(table, marks), seed)
     return Grouped(
         metric=metric,
         by=tuple(by),
