@@ -339,4 +339,8 @@ def check(config: Config) -> None:
     groups = [
         f"{name}.{sentence}" for name in ("preference", "votes") for sentence in getattr(config, name).wrong()
     ]
+    if config.optimiser.robust:
+        groups.append(
+            "optimiser.robust_eps is for the recipe sft; preferences are learned from media as they are"
+        )
     check_settings(config, [*positive, *not_negative(config, "save_every"), *groups])

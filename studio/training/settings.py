@@ -55,7 +55,19 @@ class Optimiser:
     neftune: float = field(
         default=0.0, metadata={"help": "NEFTune: noise on the text's embeddings (5); 0: none"}
     )
+    robust_eps: float = field(
+        default=0.0, metadata={"help": "adversarial training: pixels changed by so much of 255 (8); 0: none"}
+    )
+    robust_sound: float = field(
+        default=0.0, metadata={"help": "the same for sounds, in their log-mel features (0.1); 0: none"}
+    )
+    robust_steps: int = field(default=3, metadata={"help": "steps of PGD that find the change; 1: FGSM"})
     ema: float = field(default=0.0, metadata={"help": "decay of a moving average to keep (0.999); 0: none"})
+
+    @property
+    def robust(self) -> bool:
+        """Whether media are changed against the model before it learns from them."""
+        return bool(self.robust_eps or self.robust_sound)
 
     @property
     def shape(self) -> Shape:
@@ -65,8 +77,8 @@ class Optimiser:
     def wrong(self) -> Iterator[str]:
         """Yield what is out of range."""
         yield from not_negative(self, "weight_decay", "clip", "warmup", "cooldown")
-        yield from not_negative(self, "neftune")
-        yield from above_zero(self, "cycles", "power", "loraplus")
+        yield from not_negative(self, "neftune", "robust_eps", "robust_sound")
+        yield from above_zero(self, "cycles", "power", "loraplus", "robust_steps")
         for name in ("floor", "ema"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 yield f"{name} must be at least 0 and below 1, not {value}"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from studio.errors import TriptychError
 from studio.log import Log
+from studio.training.adversary import Adversary
 from studio.training.encoding import Encoded
 from studio.training.loss import TokenLoss
 from studio.training.prefetch import Prefetch
@@ -44,7 +45,8 @@ class Steps:
     """What all steps have in common: the model, its loss, where batches come from, how many rows fit one.
 
     ``micro_batch`` rows (or ``tokens``, if not 0) become fewer when the memory is short; ``samples`` are the
-    data's rows, for sentences; ``waiting`` is the time spent on having the rows.
+    data's rows, for sentences; ``adversary`` changes a micro-batch before it is learned from; ``waiting`` is
+    the time spent on having the rows.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Steps:
     samples: Sequence[Sample]
     log: Log
     tokens: int = 0
+    adversary: Adversary | None = None
     waiting: Stopwatch = field(default_factory=Stopwatch)
     _coming: deque[Sequence[int]] = field(default_factory=deque)
     _parts: list[tuple[list[int], Tensor]] = field(default_factory=list)
@@ -134,6 +137,8 @@ class Steps:
             with self.processes.apart(self.model) if alone else nullcontext():
                 with self.waiting:
                     micro = self.feed.take(data, rows)
+                if self.adversary is not None:
+                    micro = self.adversary(micro, weights)
                 share = self.token_loss(self.model, micro, weights) / supervision
                 self.processes.backward(self.model, share * world, last=not alone)
                 loss += share.detach()

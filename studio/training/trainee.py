@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from studio.families._gauge import Gauge
 from studio.log import Log
+from studio.training.adversary import adversary_of
 from studio.training.budget import Budget, budget_of
 from studio.training.chunked import LOGITS
 from studio.training.ema import Average
@@ -105,8 +106,13 @@ def make_trainee(
     )  # fmt: skip
     budget = budget_of(plain)
     collate: Any = partial(family.collate, loaded.processor)
+    speed = config.speed
+    if config.optimiser.robust and speed.tower_cache:
+        # What towers make of a medium is another thing each time the medium is changed.
+        log.say("tower_cache: off; adversarial training changes media in every step")
+        speed = replace(speed, tower_cache=False)
     short = take_shortcuts(
-        plain, gauge, data, config.speed, partial(collate, side="right"), log, processes, dtype=dtype,
+        plain, gauge, data, speed, partial(collate, side="right"), log, processes, dtype=dtype,
         rows=size // processes.world, micro=config.batch_size,
     )  # fmt: skip
     processes.share(plain)
@@ -119,6 +125,7 @@ def make_trainee(
     )  # fmt: skip
     most = LOGITS if config.speed.chunked_loss else 0
     loss = TokenLoss(plain, processes.accelerator.device, dtype, most=most, last=short.last)
+    adversary = adversary_of(config, plain, loss, gauge, data.train, log, processes)
     # The anchor holds the weights that the run began with, not those of the state.
     data.past.hold(plain, loss, short.collate, config.output, log, processes, resumed=resumed)
     average = Average(plain, config.optimiser.ema) if config.optimiser.ema else None
@@ -130,6 +137,7 @@ def make_trainee(
         model=model, token_loss=loss, micro_batch=config.batch_size,
         feed=Prefetch(short.collate, on=config.speed.prefetch, device=processes.accelerator.device),
         processes=processes, samples=data.samples, log=log, tokens=config.speed.batch_tokens,
+        adversary=adversary,
     )  # fmt: skip
     return Trainee(
         plain=plain, optimiser=optimiser, loss=loss, steps=steps_of, learning=learning, short=short,
