@@ -164,12 +164,11 @@ def sentence(test: Mapping[str, Any]) -> str:
 def drift_sentence(finding: Mapping[str, Any]) -> str:
     """Return what a finding of drift says."""
     sizes = f"n = {finding['n_reference']} and {finding['n']}, p = {finding['p']:.2g}"
-    what = f"{finding['kind']}s: {finding['feature']}"
+    what, how = f"{finding['kind']}s: {finding['feature']}", f"distance {finding['distance']:.2f}, {sizes}"
     if finding["before"] is None:
-        return f"{what} moved by {finding['distance']:.2f} ({sizes})"
+        return f"{what} moved ({how})"
     unit = f" {finding['unit']}" if finding["unit"] else ""
-    moved = f"from {finding['before']:.3g} to {finding['after']:.3g}{unit} in the middle"
-    return f"{what} moved {moved}, {finding['distance']:.0%} of them apart ({sizes})"
+    return f"{what} moved from {finding['before']:.3g} to {finding['after']:.3g}{unit} (medians; {how})"
 
 
 def _known(history: History, name: str, digest: str, asked: Mapping[str, str], told: bool) -> bool:

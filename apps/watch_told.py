@@ -76,14 +76,13 @@ def _drift(entry: Entry) -> Table:
     title = f"{entry['inputs']} against {entry['reference']}"
     caption = f"p is adjusted for all features; drifted from {entry['level']:.2g} down"
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for column in ("inputs", "feature", "before", "now", "n", "distance", "p", ""):
-        view.add_column(column, justify="left" if column in ("inputs", "feature", "") else "right")
+    for column in ("feature", "before", "now", "n", "distance", "p", ""):
+        view.add_column(column, justify="left" if column in ("feature", "") else "right")
     for one in entry["findings"]:
         before, after = ("-" if one[k] is None else f"{one[k]:.3g}" for k in ("before", "after"))
-        unit = f" ({one['unit']})" if one["unit"] else ""
+        sizes, name = f"{one['n_reference']}, {one['n']}", f"{one['kind']}: {one['feature']}"
         cells = (
-            f"{one['kind']}s", f"{one['feature']}{unit}", before, after,
-            f"{one['n_reference']}, {one['n']}", f"{one['distance']:.2f}", f"{one['p']:.2g}",
+            name, before, after, sizes, f"{one['distance']:.2f}", f"{one['p']:.2g}"
         )  # fmt: skip
         view.add_row(*map(Text, cells), Text("drifted" if one["drifted"] else "", "red"))
     return view

@@ -9,6 +9,7 @@ did: `triptych questions make` asks them again. Media stand beside each. No vari
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,20 @@ def export_faults(store: Store, media: Path | None, out: Path) -> dict[str, int]
         for file, rows in ((ANSWERED, sound), (UNANSWERED, list(open_ones.values()))):
             if rows:
                 write_jsonl(folder / file, rows)
+            _tidy(folder / file, rows)
     return counts
+
+
+def _tidy(file: Path, rows: Iterable[Sample]) -> None:
+    """Remove the media that no row beside them uses, and the folder if there is no row."""
+    used = {part.path for row in rows for part in (*row.images, *row.sounds)}
+    if not used:
+        shutil.rmtree(file.parent / "media", ignore_errors=True)
+    for medium in (file.parent / "media").glob("*"):
+        if medium not in used:
+            medium.unlink()
+    if file.parent.is_dir() and not any(file.parent.iterdir()):
+        file.parent.rmdir()
 
 
 def _row(

@@ -137,6 +137,7 @@ def test_reports_become_rows_that_a_check_passes_and_a_training_learns_from(
     rows = load_data(out / "answered", split="train")
     assert [row.answer for row in rows] == ["a hole, top left", "a stain, top left"]
     assert rows[0].images[0].path.read_bytes() == samples[1].images[0].path.read_bytes()
+    assert len(list((out / "answered" / "media").iterdir())) == 4
     text = "".join(file.read_text() for file in out.rglob("*.jsonl"))
     assert not [name for name in (*NAMES, "weavers", '"me"') if name in text]
     (row,) = load_data(out / "unanswered", split="test")

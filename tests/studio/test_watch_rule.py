@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -52,6 +54,16 @@ def test_a_planted_loss_is_found_at_the_first_look() -> None:
     draw = np.random.default_rng(1)
     found = [judge([pair(planted(draw, 0.2))])[0].worse for _ in range(100)]
     assert sum(found) >= 95
+
+
+def test_small_losses_that_no_look_shows_are_seen_against_the_first_version() -> None:
+    hard = np.arange(250) / 250
+    versions = [(hard < 0.95 - 0.02 * step).astype(float) for step in range(9)]  # two points less each time
+    one_look = [judge([pair((new - last).tolist())])[0].worse for last, new in pairwise(versions)]
+    assert not any(one_look)
+    since = [judge([pair((new - versions[0]).tolist())])[0].worse for new in versions[1:]]
+    assert since[0] is False
+    assert since[-1] is True
 
 
 def test_histories_without_a_loss_stay_quiet_as_often_as_stated() -> None:
