@@ -112,7 +112,7 @@ def baselines(
         CheckpointError: an expert that is no plain LoRA, or belongs to another base.
     """
     log, folder, trained = log or QuietLog(), Path(folder), trained or {}
-    opened = {name: _opened(path, base) for name, path in {**experts, **trained}.items()}
+    opened = {name: read_expert(path, base) for name, path in {**experts, **trained}.items()}
     found = [Baseline(name="base", kind="base", how=str(base))]
     found += [
         Baseline(name=name, kind="expert" if name in experts else "training", how=str(adapter.folder))
@@ -183,7 +183,7 @@ def _placed(each: Baseline, folder: Path, common: Sequence[str], prints: Mapping
     )  # fmt: skip
 
 
-def _opened(folder: str | Path, base: str | Path) -> Adapter:
+def read_expert(folder: str | Path, base: str | Path) -> Adapter:
     """Return an expert; `CheckpointError` unless it is a plain LoRA of this base."""
     adapter = read_adapter(folder)
     if why := refusal(adapter):
@@ -205,4 +205,4 @@ def _refusals(folder: Path) -> dict[str, str]:
         return {}  # who was refused is asked again
 
 
-__all__ = ["KINDS", "Baseline", "Baselines", "baselines"]
+__all__ = ["KINDS", "Baseline", "Baselines", "baselines", "read_expert"]

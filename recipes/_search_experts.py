@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes._baselines import read_expert
 from recipes._search_rows import Taken
 from studio import plugins
 from studio.adapters import CONFIG_FILE, WEIGHTS_FILE, is_adapter
@@ -46,6 +47,7 @@ def find_experts(config: Config, model: Path, data: Mapping[str, str], log: Log)
 
     Raises:
         ConfigError: a folder without an adapter in it.
+        CheckpointError: an adapter that is no plain LoRA, or belongs to another base.
     """
     found: dict[str, Path] = {}
     for domain, given in config.experts.items():
@@ -59,6 +61,7 @@ def find_experts(config: Config, model: Path, data: Mapping[str, str], log: Log)
                 f"experts.{domain}: there is no adapter in {given}; give an adapter's or a run's folder, "
                 "or null to train one"
             )
+        read_expert(found[domain], model)
     return found
 
 

@@ -156,17 +156,17 @@ def _tried(config: Config, bench: Bench, wanted: Mapping[str, Baseline], log: Lo
             some: Values = {}
             known[key] = bench.measure(wanted[name].deltas(), lambda v: some.update(v) or not whole) or some
             atomic_write(file, json.dumps({"tag": tag, "values": known}))
-        log.advance(1)
         return known[key]
 
-    score, found = config.score, {}
+    score, found = config.score, dict[str, Values]()
+    log.stage("baselines on the rows searched on", len(wanted), "merges")
     for kind in dict.fromkeys(each.kind for each in wanted.values()):
         names = [each.name for each in wanted.values() if each.kind == kind]
         if kind in ("peft", "mergekit"):
-            log.stage(f"{kind} on the rows searched on", len(names), "merges")
             first = {name: _mean(look(name, False), score) for name in names}
             names = sorted(names, key=lambda name: -first[name])[: WIDER * config.baselines.keep]
         found |= {name: look(name, True) for name in names}
+        log.advance(sum(each.kind == kind for each in wanted.values()))
     return found
 
 

@@ -189,13 +189,13 @@ def run(config: Config, log: Log) -> Run:
 
     def finished(trial: optuna.Trial, tried: Tried) -> None:
         settle(study, trial, tried, objectives)
+        write_search(config.output, study_found(study), objectives, state="partial")
         told = found_of(study.trials[trial.number])
         log.say(f"candidate {trial.number + 1} of {config.trials}: {told.line(objectives)}")
 
     if config.parallel == 1:
         while (made := next_job()) is not None:
             finished(made[0], try_on(bench, made[1], made[0], objectives, prune))
-            write_search(config.output, study_found(study), objectives, state="partial")
     else:
 
         def apart(pool: ProcessPoolExecutor, trial: optuna.Trial, candidate: Candidate) -> Future[Tried]:
