@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,15 +81,15 @@ def under_attack(
             for variant in fleet.names if wanted else ():
                 alone = fleet.only(variant)
                 folder = out / "attacked" / _digest(fleet.fingerprint(variant), domain, attack)
+                ask = partial(evaluate, alone, metrics=metrics, log=log, cache=out / "answers", **settings)
+                clean, hit = set_name(domain, "clean", 0), set_name(domain, attack.name, 1)
+                results = ask({clean: wanted})  # first: it is what refuses rows without answers
                 if isinstance(attack, Words):
                     found = _worst_words(alone, variant, wanted, attack, log, batch_size)
                 else:
                     held = fleet.engine(variant).held(variant)
                     found = attacked(held, wanted, attack, folder, log, batch_size=batch_size)
-                clean, hit = set_name(domain, "clean", 0), set_name(domain, attack.name, 1)
-                results = evaluate(
-                    alone, {clean: wanted, hit: found}, metrics, log, cache=out / "answers", **settings
-                )
+                results |= ask({hit: found})
                 told += [
                     {
                         "domain": domain,
