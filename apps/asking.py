@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from apps.answer_cache import AnswerCache, Contents
@@ -33,6 +34,22 @@ class Answerer(Protocol):
         self, name: str, samples: Sequence[Sample], answers: Sequence[str], **settings: Any
     ) -> list[tuple[float, int]]:
         """Return log p of given answers, and their lengths in tokens."""
+
+
+def places(engine: Any) -> dict[str, dict[str, str | None]]:
+    """Return where the weights of variants lie: ``base``, and ``folder`` or None; live mixes lie nowhere."""
+    found: dict[str, dict[str, str | None]] = {}
+    for name in engine.names:
+        of = getattr(engine, "engine", None)  # of several engines asked as one
+        one = of(name) if callable(of) else engine
+        folders = getattr(one, "folders", {})
+        if name in folders:
+            folder = folders[name]
+            found[name] = {
+                "base": str(Path(one.base).resolve()),
+                "folder": None if folder is None else str(Path(folder).resolve()),
+            }
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.answer_cache import AnswerCache, Contents
-from apps.asking import Answerer, Row, ask, rows_of
+from apps.asking import Answerer, Row, ask, places, rows_of
 from apps.evaluation_folder import data_hash, write_evaluation
 from apps.figures import columns, scores_of
 from apps.judging import Judging
@@ -22,6 +22,7 @@ from apps.scoring import Results, Scored, Setting, score_domain
 from studio import plugins
 from studio.errors import TriptychError
 from studio.log import Log
+from studio.runs import versions
 from studio.types import Sample
 
 __all__ = ["Answerer", "Results", "evaluate"]
@@ -119,6 +120,8 @@ def evaluate(
             "baseline": baseline,
             "clusters": clusters,
             "variants": prints,
+            "models": places(engine),
+            "versions": versions(),
             "data": {domain: data_hash(_own(rows, domain)) for domain in data},
             "partial": partial,
         }

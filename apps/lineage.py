@@ -79,14 +79,15 @@ def _input(path: Path, digest: str, allowed: Callable[[Path], bool]) -> Origin:
 def _folder(folder: Path, allowed: Callable[[Path], bool]) -> tuple[str, dict[str, Any]]:
     """Return what a folder of weights is, and what it says of itself."""
     facts: dict[str, Any] = {"folder": place(folder)}
-    if not allowed(folder):
-        return "unknown", {**facts, "note": "its folder lies elsewhere and was not looked into"}
     try:
-        if (folder / LOCK).is_file():
-            return "merge", facts | _merge(folder)
-        adapter = is_adapter(folder)
-        if not adapter and not (folder / "config.json").is_file():
+        merged, adapter = (folder / LOCK).is_file(), is_adapter(folder)
+        if not merged and not adapter and not (folder / "config.json").is_file():
             return "unknown", {**facts, "note": "its folder is gone"}
+        if not allowed(folder):
+            note = "its folder lies elsewhere and was not looked into"
+            return "merge" if merged else "expert", {**facts, "note": note}
+        if merged:
+            return "merge", facts | _merge(folder)
         record = read_run(folder.parent) or read_run(folder)
         kind = {"adapter": read_note(folder).kind} if adapter else {}
         return "expert", {**facts, **kind, **({"training": _training(record)} if record else {})}

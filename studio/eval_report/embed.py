@@ -22,37 +22,42 @@ BUDGET = 3 << 20
 
 
 class Media:
-    """The media of one page; each file is taken in once, and none past the budget."""
+    """The media of one page; each file is read once, and nothing is shown past the budget."""
 
     def __init__(self, budget: int = BUDGET) -> None:
         """Begin with nothing taken in."""
         self._left = budget
-        self._known: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, str], tuple[str, int]] = {}
 
     def html(self, path: str, sha256: str) -> str:
         """Return one medium as HTML: a picture, a player, or a sentence on why it is not there."""
         if (path, sha256) not in self._known:
-            self._known[(path, sha256)] = self._taken(Path(path), sha256)
-        return self._known[(path, sha256)]
-
-    def _taken(self, path: Path, sha256: str) -> str:
-        name = html.escape(_plain(path.name))
-        try:
-            if not path.is_file():
-                return _gone(f"{name} is not there any more")
-            if sha256_file(path) != sha256:
-                return _gone(f"{name} is not the file that was asked about any more")
-            sound = "sound" in media.kind_of(path) or "OGG" in media.kind_of(path)
-            data, kind = sound_clip(path, SECONDS) if sound else (thumbnail(path, SIDE), "image/png")
-        except (MediaError, OSError, ValueError):
-            return _gone(f"{name} cannot be read")
-        if len(data) > self._left:
+            self._known[(path, sha256)] = _read(Path(path), sha256)
+        found, size = self._known[(path, sha256)]
+        if size > self._left:
+            name = html.escape(_plain(Path(path).name))
             return _gone(f"{name} is left out: the media of this page would be too large")
-        self._left -= len(data)
-        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        if sound:
-            return f'<audio controls preload="metadata" aria-label="sound {name}" src="{source}"></audio>'
-        return f'<img alt="picture {name}" src="{source}">'
+        self._left -= size
+        return found
+
+
+def _read(path: Path, sha256: str) -> tuple[str, int]:
+    """Return one medium as HTML, and what it takes in bytes."""
+    name = html.escape(_plain(path.name))
+    try:
+        if not path.is_file():
+            return _gone(f"{name} is not there any more"), 0
+        if sha256_file(path) != sha256:
+            return _gone(f"{name} is not the file that was asked about any more"), 0
+        sound = "sound" in media.kind_of(path) or "OGG" in media.kind_of(path)
+        data, kind = sound_clip(path, SECONDS) if sound else (thumbnail(path, SIDE), "image/png")
+    except (MediaError, OSError, ValueError):
+        return _gone(f"{name} cannot be read"), 0
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    if sound:
+        told = f'<audio controls preload="metadata" aria-label="sound {name}" src="{source}"></audio>'
+        return told, len(data)
+    return f'<img alt="picture {name}" src="{source}">', len(data)
 
 
 def _gone(told: str) -> str:

@@ -36,7 +36,7 @@ def lineage(report: Report) -> str:
     parts = [
         "<h3>Variants</h3>",
         plain_table(("variant", "is", "made by", "seed", "sha256"), [_row(origin) for origin in own]),
-        *(_details(origin) for origin in own if origin.facts),
+        *(_details(origin) for origin in own if origin.facts or origin.sha256),
         *(["<h3>What went into the merges</h3>"] if rest else []),
         *(_details(origin) for origin in rest),
         "<h3>Data</h3>",
