@@ -33,6 +33,9 @@ TOGETHER = ("mean", "worst")
 #: The share of the rows that a candidate is tried on first.
 FIRST = 4
 
+#: Rows of a domain that are learned from together.
+FIT_BATCH = 8
+
 Values = dict[str, dict[str, float]]
 """Score -> domain -> mean over the rows, in [0, 1]."""
 
@@ -133,7 +136,7 @@ class Bench:
         settings = dict(candidate.settings)
         if takes_weights(candidate.method) and "" in candidate.weights:
             settings["weight"] = list(candidate.weights[""])
-        return MAKERS[candidate.method](self._with_rows(), **settings)
+        return MAKERS[candidate.method].make(self._with_rows(), **settings)
 
     def measure(
         self, deltas: Mapping[str, Tensor], early: Callable[[Values], bool] = lambda _: False
@@ -204,8 +207,13 @@ class Bench:
     def _with_rows(self) -> Ground:
         if self._ground is None:
             rows = {
-                domain: [batch for _, batch in self._forced(samples).batches]
+                domain: [
+                    batch
+                    for _, batch in Forced(self.loaded, self.family, samples, batch_size=FIT_BATCH).batches
+                ]
                 for domain, samples in self.setting.fit.items()
             }
-            self._ground = Ground(self.loaded, self.family, self.setting.experts, rows)
+            self._ground = Ground(
+                loaded=self.loaded, family=self.family, experts=self.setting.experts, rows=rows
+            )
         return self._ground

@@ -1,7 +1,8 @@
 """Methods of a search that are no methods of `mergers`: they ask for rows, or for the model, to merge.
 
-A maker is a function ``make(ground, **settings) -> {module path: delta}``. Its keyword-only arguments are its
-settings; of them ``weight`` is one number for each expert. Its name goes into `MAKERS`, and into ``methods``.
+A maker is a function ``make(ground, **settings) -> {module path: delta}``; of its settings ``weight`` is one
+number for each expert, and others are searched where `RANGES` of the space knows them. Its name goes into
+`MAKERS`, and into ``methods``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from studio.adapters import Factors, read_adapter
 from studio.types import Batch, Family, Loaded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ground:
     """What a maker works with: the base in memory, the experts, and rows of each domain to learn from."""
 
@@ -35,31 +36,40 @@ class Ground:
         return {name: dict(read_adapter(path).modules) for name, path in self.experts.items()}
 
 
-def distil(
-    ground: Ground,
-    *,
-    weight: Sequence[float] = (),
-    ridge: float = 1e-3,
-    repair: float = 0.0,
-    answer_weight: float = 1.0,
-) -> dict[str, Tensor]:
-    """Return the merge whose layers give what the experts' layers give on rows of the domains."""
+def distil(ground: Ground, *, weight: Sequence[float] = (), **settings: float) -> dict[str, Tensor]:
+    """Return the merge whose layers give what the experts' layers give on rows of the domains.
+
+    ``settings`` are those of `recipes._distil.distilled`; a domain without weight still counts a little.
+    """
     from recipes._distil import distilled
 
-    names = list(ground.experts)
-    return distilled(
-        ground.loaded.model, ground.factors, ground.rows, ridge=ridge, repair=repair,
-        answer_weight=answer_weight, weight={n: max(w, 1e-3) for n, w in zip(names, weight, strict=False)},
-    )  # fmt: skip
+    named = {name: max(own, 1e-3) for name, own in zip(ground.experts, weight, strict=False)}
+    return distilled(ground.loaded.model, ground.factors, ground.rows, weight=named, **settings)
 
 
-#: Name -> what makes a merge in a way of its own.
-MAKERS: Mapping[str, Callable[..., dict[str, Tensor]]] = {"distil": distil}
+def _of_distil() -> tuple[str, ...]:
+    from recipes._distil import distilled
+
+    return _keywords(distilled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """What makes a merge in a way of its own; the names of its settings are asked for when needed."""
+
+    make: Callable[..., dict[str, Tensor]]
+    settings: Callable[[], tuple[str, ...]]
+
+
+MAKERS: Mapping[str, Maker] = {"distil": Maker(make=distil, settings=_of_distil)}
 
 
 def settings_of(name: str) -> tuple[str, ...]:
     """Return the settings of a maker or of a method of `mergers`."""
-    if name not in MAKERS:
-        return tuple(allowed(method(name)))
-    found: Any = inspect.signature(MAKERS[name]).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+    return MAKERS[name].settings() if name in MAKERS else tuple(allowed(method(name)))
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return a function's keyword-only arguments, but for the one that it tells its progress to."""
+    found = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY and p.name != "advance")

@@ -40,6 +40,7 @@ RANGES: Mapping[str, Choice | Range] = {
     "t": Range(low=0.0, high=1.0),
     "repair": Range(low=0.0, high=1.0),
     "answer_weight": Range(low=0.3, high=30.0, log=True),
+    "balance": Range(low=0.0, high=1.0),
 }
 
 

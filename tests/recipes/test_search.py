@@ -18,7 +18,9 @@ from PIL import Image
 
 from mergers import MergeSpec, merged_deltas
 from recipes import search
+from recipes._baseline_merges import added
 from recipes._search_bench import Objective, read_objectives
+from recipes._search_makers import MAKERS, Ground, Maker
 from recipes._search_result import Found, chosen, front_of
 from recipes._search_rows import Rows, take_rows
 from recipes._search_space import Candidate, Space
@@ -166,6 +168,31 @@ def test_evolution_searches_the_weights(settings: dict[str, Any]) -> None:
     weights = [trial["weights"][""] for trial in told(run.folder)["trials"]]
     assert len({tuple(each) for each in weights}) == 12
     assert all(0 <= weight <= 1.5 for each in weights for weight in each)
+
+
+def test_a_method_that_learns_from_rows_is_searched_like_any_other(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, int]] = []
+
+    def half(
+        ground: Ground, *, weight: tuple[float, ...] = (), share: float = 1.0
+    ) -> dict[str, torch.Tensor]:
+        """Weigh the experts, and note how many rows there are."""
+        seen.append({d: sum(len(b["labels"]) for b in batches) for d, batches in ground.rows.items()})
+        return added(list(ground.factors.values()), [share * each for each in weight])
+
+    monkeypatch.setitem(MAKERS, "half", Maker(make=half, settings=lambda: ("weight", "share")))
+    rows = {"search": 5, "report": 4, "fit": 3}
+    run = searched(settings, methods=["half"], rows=rows, trials=3, score="likelihood")
+    assert seen[0] == {"north": 3, "south": 3}
+    best = next(t for t in told(run.folder)["trials"] if t["trial"] == told(run.folder)["best"])
+    north, south = (read_adapter(path).modules for path in settings["experts"].values())
+    written = read_adapter(run.folder / "adapter").modules
+    for path in south:
+        share, (one, other) = best["settings"]["share"], best["weights"][""]
+        expected = share * (one * north[path].delta() + other * south[path].delta())
+        assert torch.allclose(written[path].delta(), expected, atol=1e-4)
 
 
 def test_a_candidate_that_cannot_be_merged_is_no_end(settings: dict[str, Any]) -> None:
