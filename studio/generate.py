@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,12 +24,14 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, 
 from transformers.generation import BaseStreamer, StoppingCriteriaList
 
 from studio.errors import ConfigError
+from studio.last_place import evaluating, last_only
 from studio.log import Log
 from studio.mixed import Mixed
 from studio.types import Batch, Family, Loaded, Sample
 
 Encode = Callable[[Sample], Batch]
 Within = Callable[[], AbstractContextManager[Loaded]]
+Collate = Callable[[Loaded, Sequence[Sample], Sequence[Batch]], AbstractContextManager[Batch]]
 
 #: What a checkpoint's own settings for sampling are replaced with.
 _GREEDY = {
@@ -57,12 +59,14 @@ def answers(
     log: Log | None = None,
     encode: Encode | None = None,
     within: Within | None = None,
+    collate: Collate | None = None,
 ) -> list[str]:
     """Return the model's answers to the samples' prompts, in the samples' order.
 
     Samples are encoded some batches ahead on a second thread and sorted by length within them.
     ``encode`` replaces ``family.encode`` (to remember encoded samples, say). Each batch is answered by the
-    model that a context from ``within`` yields (one that holds a lock, say), instead of by ``loaded``'s.
+    model that a context from ``within`` yields (one that holds a lock, say), instead of by ``loaded``'s;
+    ``collate`` then makes the batch, with the model in hand, instead of ``family.collate``.
     ``log`` is advanced by every finished batch; its stage is the caller's.
 
     Raises `ConfigError` for settings out of range and `DataError` for a sample that cannot be encoded.
@@ -70,13 +74,16 @@ def answers(
     check_settings(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
     encode = partial(_prompt, loaded, family) if encode is None else encode
     hold: Within = within or (lambda: nullcontext(loaded))
+    made: Collate = collate or (
+        lambda held, _samples, items: nullcontext(family.collate(held.processor, items, "left"))
+    )
     texts = [""] * len(samples)
     for window in windows(samples, encode, batch_size * _WINDOW):
         for start in range(0, len(window), batch_size):
             places, items = zip(*window[start : start + batch_size], strict=True)
-            batch = family.collate(loaded.processor, items, "left")
             noise = _Noise(temperature, [_mixed(seed, place) for place in places])
-            with hold() as held:
+            asked = [samples[place] for place in places]
+            with hold() as held, made(held, asked, items) as batch:
                 ids = _generate(held, batch, max_new_tokens, noise)
             for place, text in zip(places, family.decode(loaded.processor, batch, ids), strict=True):
                 texts[place] = text
@@ -211,7 +218,7 @@ def _generate(
     settings.update(**_GREEDY, **limit)
     if settings.pad_token_id is None:
         settings.pad_token_id = loaded.processor.tokenizer.pad_token_id
-    with _evaluating(model), _last_only(model), torch.inference_mode():
+    with evaluating(model), last_only(model), torch.inference_mode():
         ids: Tensor = GenerationMixin.generate(
             model,
             **_moved(batch, model),
@@ -265,55 +272,6 @@ def _moved(batch: Batch, model: Any) -> Batch:
 def _plain(model: Any) -> Any:
     """Return the transformers model inside a wrapper that holds adapters, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off for the block, and back on if it was on."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()
-
-
-@contextmanager
-def _last_only(model: Any) -> Iterator[None]:
-    """Let what comes behind the last attention see each row's last place only; no other is looked at.
-
-    That is the last layer's products and the head: for a vocabulary of 150,000 the scores of a prompt take
-    more memory than all the rest. The residual stream stays [B, L, D]: what is added to it is broadcast, so
-    that its last place is right, and the others are not read any more.
-    """
-    handles = [each.register_forward_pre_hook(_last) for each in _behind(model)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _behind(model: Any) -> Iterator[Any]:
-    """Yield the modules behind a decoder's last attention that take hidden states [B, L, D]."""
-    head = model.get_output_embeddings()
-    if head is None:
-        return
-    yield head
-    if getattr(model.config, "is_encoder_decoder", False):
-        return
-    last: Any = next(iter(reversed(getattr(model.get_decoder(), "layers", None) or [None])), None)
-    if getattr(last, "_compiled_call_impl", None) is not None:
-        return  # torch.compile does not promise to look at hooks again
-    for path in ("mlp", "self_attn.o_proj"):
-        with suppress(AttributeError):
-            yield last.get_submodule(path)
-
-
-def _last(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (args[0][:, -1:], *args[1:]) if args and args[0].dim() == 3 else args
 
 
 def check_settings(

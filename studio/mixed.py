@@ -20,6 +20,7 @@ from torch import Tensor
 
 from studio.adapter_format import Adapter, Factors
 from studio.errors import TriptychError
+from studio.tower_memory import giving, moved, under
 from studio.types import Batch, Family, Feature, Loaded
 
 #: A variant's factors by the path of the module that they belong to; none is the base itself.
@@ -86,7 +87,7 @@ class Mixed:
         handles = []
         try:
             for path, module, hook in self._hooks(tuple(range(self.count) if variants is None else variants)):
-                if _under(path, within) and not _under(path, without):
+                if under(path, within) and not under(path, without):
                     handles.append(module.register_forward_hook(hook))
             yield
         finally:
@@ -119,37 +120,19 @@ class Mixed:
                 kept.append((feature, self._features(loaded, family, items, feature)))
                 for key in feature.takes:
                     batch.pop(key, None)
-        pending = bool(kept)
-
-        def give(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-            nonlocal pending
-            if not pending:
-                return None
-            pending = False
-            rest = dict(kwargs)
-            for feature, features in kept:
-                for name, value in feature.give(model, rest, features, True).items():
-                    rest[name] = {**rest.get(name, {}), **value} if isinstance(value, dict) else value
-            return args, rest
-
-        hook = model.register_forward_pre_hook(give, with_kwargs=True)
-        try:
-            with self.on(without=[part for feature, _ in kept for part in feature.parts]):
-                yield batch
-        finally:
-            hook.remove()
+        given = [(feature, features, True) for feature, features in kept]
+        with giving(model, given), self.on(without=[part for feature, _ in kept for part in feature.parts]):
+            yield batch
 
     def _features(
         self, loaded: Loaded, family: Family, items: Sequence[Batch], feature: Feature
     ) -> list[Tensor]:
         """Return the features of all variants' media: those that leave the tower alone share theirs."""
-        touching = [
-            at for at in range(self.count) if any(_under(p, feature.parts) for p in self._touched[at])
-        ]
+        touching = [at for at in range(self.count) if any(under(p, feature.parts) for p in self._touched[at])]
         resting = [at for at in range(self.count) if at not in touching]
         towers = [*resting[:1], *touching]
         batch = family.collate(loaded.processor, list(items) * len(towers), "left")
-        inputs = _moved(batch, feature, self.model)
+        inputs = moved(batch, feature, self.model)
         with self.on(towers, within=feature.parts), torch.inference_mode():
             made = feature.compute(self.model, inputs, True)
         if len(towers) > 1 and feature.parts not in self._proven:
@@ -173,7 +156,7 @@ class Mixed:
         rows of such a product are not the variants', though their number may look so.
         """
         for at, variant in enumerate(towers):
-            batch = _moved(family.collate(loaded.processor, items, "left"), feature, self.model)
+            batch = moved(family.collate(loaded.processor, items, "left"), feature, self.model)
             with self.on([variant], within=feature.parts), torch.inference_mode():
                 alone = feature.compute(self.model, batch, True)
             for each, own in zip(made, alone, strict=True):
@@ -183,15 +166,6 @@ class Mixed:
                 ):
                     raise NotMixed(f"'{feature.parts[0]}' does not compute each variant's media apart")
         self._proven.add(feature.parts)
-
-
-def _moved(batch: Batch, feature: Feature, model: Any) -> Batch:
-    """Return what a feature is made of, on the model's device and in its type."""
-    return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for key, value in batch.items()
-        if key in (*feature.takes, *feature.reads)
-    }
 
 
 class _Stack(NamedTuple):
@@ -239,7 +213,3 @@ def _adding(path: str, count: int, pieces: Sequence[_Piece]) -> Any:
         return y.view_as(output)
 
     return hook
-
-
-def _under(path: str, parts: Sequence[str]) -> bool:
-    return any(not part or path == part or path.startswith(part + ".") for part in parts)

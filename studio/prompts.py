@@ -28,7 +28,7 @@ class Prompts:
     def __call__(self, sample: Sample) -> Batch:
         """Return the encoded prompt; raises what the family's ``encode`` raises."""
         with self._lock:
-            key = _key(sample)
+            key = sample_key(sample)
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
@@ -46,7 +46,7 @@ class Prompts:
         return len(self._kept)
 
 
-def _key(sample: Sample) -> Hashable:
+def sample_key(sample: Sample) -> Hashable:
     """Return what a sample's encoding depends on, or None when a file is not there to be looked at."""
     media = [part.path for part in sample.images] + [part.path for part in sample.sounds]
     stamps = tuple(stamp(path) for path in media)

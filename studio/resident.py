@@ -180,6 +180,18 @@ def _why_apart(stamp: _Stamp) -> str:
     return refusal(read_adapter(stamp[0])) if kind == "LORA" else f"it is of type {kind}"
 
 
+def touched(weights: Weights) -> frozenset[str]:
+    """Return the paths of the modules that a variant changes, none for the base itself."""
+    if isinstance(weights, Path):
+        return _touched(_stamp(weights))
+    return frozenset(weights.modules if weights is not None else ())
+
+
+@lru_cache(maxsize=256)
+def _touched(stamp: _Stamp) -> frozenset[str]:
+    return frozenset(read_adapter(stamp[0]).names())
+
+
 def _modules(weights: Weights) -> Modules:
     if weights is None:
         return {}

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -35,7 +35,8 @@ from studio.likelihood import log_probs
 from studio.log import Log
 from studio.mixed import Modules, NotMixed
 from studio.prompts import Prompts
-from studio.resident import PROCESSOR_FILES, Live, Resident, Weights, why_apart
+from studio.resident import PROCESSOR_FILES, Live, Resident, Weights, touched, why_apart
+from studio.tower_memory import TowerMemory, resting
 from studio.types import Family, Loaded, Sample
 
 
@@ -77,6 +78,7 @@ class Engine:
         self._prompts: dict[str, Prompts] = {}
         self._table = threading.Lock()
         self._base = Resident(self.base, self._device, self._dtype)
+        self._seen = TowerMemory(self._base.family)
         self._others: OrderedDict[Path, Resident] = OrderedDict()
         for name, path in variants.items():
             self._check(name, Path(path) if path is not None else None)
@@ -108,6 +110,7 @@ class Engine:
             samples,
             encode=self._encode(resident, loaded),
             within=partial(resident.using, adapter),
+            collate=self._shared(name),
             **settings,
         )
 
@@ -284,6 +287,12 @@ class Engine:
             self._weights(name)
             self._variants = {other: weights for other, weights in self._variants.items() if other != name}
 
+    def forget(self) -> None:
+        """Give back what is remembered of questions that were asked: their encodings and features."""
+        with self._table:
+            self._prompts.clear()
+        self._seen.forget()
+
     def fingerprint(self, name: str) -> str:
         """Return a sha256 over what decides a variant's answers: weights, processor and precision."""
         path = self._weights(name)
@@ -348,6 +357,16 @@ class Engine:
                 break
             gone += 1
         return gone
+
+    def _shared(self, name: str) -> generate.Collate | None:
+        """Return what makes batches in which media are features shared with other variants, if any are."""
+        paths: dict[str, frozenset[str]] = {}
+        for other, weights in self._variants.items():
+            with suppress(CheckpointError):  # a variant that is gone shares nothing
+                if not self.apart(other):
+                    paths[other] = touched(weights)
+        taken = resting(self._base.family, paths, name)
+        return partial(self._seen.batch, taken=taken) if taken else None
 
     def _encode(self, resident: Resident, loaded: Loaded) -> Prompts:
         """Return the memory of encoded prompts, shared by models with the same processor."""
