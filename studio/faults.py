@@ -74,7 +74,8 @@ def export_faults(store: Store, media: Path | None, out: Path) -> dict[str, int]
 
 def _tidy(file: Path, rows: Iterable[Sample]) -> None:
     """Remove the media that no row beside them uses, and the folder if there is no row."""
-    used = {part.path for row in rows for part in (*row.images, *row.sounds)}
+    used = {image.path for row in rows for image in row.images}
+    used |= {sound.path for row in rows for sound in row.sounds}
     if not used:
         shutil.rmtree(file.parent / "media", ignore_errors=True)
     for medium in (file.parent / "media").glob("*"):
