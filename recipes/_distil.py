@@ -1,40 +1,20 @@
-"""One model from several experts, layer by layer: each layer learns to give what the experts' layers give.
-
-RegMean (Jin et al. 2023, arXiv:2212.09849, section 3) solves min over W of sum_i |W X_i - W_i X_i|^2 with the
-inputs X_i that expert i's layer sees in expert i. In the merged model that layer sees something else, for the
-layers before it are merged, too. So here, as in RegMean++ (Nguyen et al. 2025, arXiv:2508.03121), layers are
-solved in the order in which the model runs them: the inputs X'_i are those of the merged model so far, the
-targets Y_i are what expert i's layer gives in expert i, and W = (sum_i w_i Y_i X'_i^T) A^-1 with
-A = sum_i w_i X'_i X'_i^T.
-
-No gradient is needed, only rows of each domain. What a model has computed before the layer in question is
-kept, so the work is some passes over the rows, whatever the number of layers.
-"""
+"""One model from several experts: its layers give what theirs give, and then its answers are theirs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from studio.adapter_format import Factors
+from mergers._factors import factorise
+from recipes._layerwise import Experts, Rows, layerwise
+from studio.adapters import Factors, write_adapter
+from studio.checkpoint import Checkpoint
 from studio.types import Batch
-
-Experts = Mapping[str, Mapping[str, Factors]]
-"""Domain -> module path -> the expert's factors there."""
-Rows = Mapping[str, Sequence[Batch]]
-"""Domain -> batches of its rows, answers included, padded on the right."""
-
-
-class _Stop(Exception):
-    """Enough of the model has run."""
 
 
 def distilled(
@@ -42,308 +22,28 @@ def distilled(
     experts: Experts,
     rows: Rows,
     *,
-    ridge: float = 1e-3,
     weight: Mapping[str, float] | None = None,
-    repair: float = 0.0,
-    answer_weight: float = 1.0,
+    ridge: float = 1e-2,
+    repair: float = 1.0,
+    answer_weight: float = 3.0,
+    balance: float = 0.5,
+    polish: int = 60,
+    lr: float = 3e-4,
+    seed: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """Return what each linear layer's weight gains in the merged model: module path -> delta [out, in].
 
-    Args:
-        model: the base, in evaluation mode; its weights are those of before when the function returns.
-        experts: the factors of each domain's expert.
-        rows: batches of each domain, with ``labels``.
-        ridge: pull towards the mean of the deltas, in units of the mean squared input; > 0.
-        weight: how much a domain counts beyond what balances them; 1 by default.
-        repair: 0 to 1; share of what the merged model's stream lacks so far that a layer which writes into
-            the stream is asked to make up.
-        answer_weight: how often a position whose next token is learned counts.
-        advance: is told of each unit done.
+    First `layerwise`, then ``polish`` steps of `polished` with the rate ``lr`` where there are any; the other
+    settings are those of `layerwise`.
     """
-    merge = _Merge(model, experts, rows, answer_weight)
-    try:
-        with torch.no_grad():
-            for unit in merge.units:
-                merge.expert_pass(unit)
-                for group in merge.groups:
-                    merge.solve(group, ridge, weight or {}, repair)
-                merge.merged_pass(unit)
-                advance(1)
-        return merge.found
-    finally:
-        merge.restore()
-
-
-class _Line:
-    """One batch of one domain on its way through one model: what it is before the unit in question."""
-
-    def __init__(self, domain: str, batch: Batch, answer_weight: float) -> None:
-        self.domain = domain
-        # A cache of keys and values would grow with every run of a unit.
-        self.inputs = {key: value for key, value in batch.items() if key != "labels"} | {"use_cache": False}
-        self.outputs: dict[str, dict[str, Any]] = {"expert": {}, "merged": {}}  # stream -> chain -> output
-        self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # unit -> what else it is given
-        self.before: dict[str, Tensor] = {}  # stream -> what goes into the unit [tokens, hidden]
-        self.taken: list[tuple[Tensor, str]] = []
-        self.given: dict[str, Tensor] = {}  # path -> what the expert's layer gives [tokens, out]
-        learned = torch.zeros_like(batch["attention_mask"], dtype=torch.float32)
-        learned[:, :-1] = (batch["labels"][:, 1:] != -100).float()
-        self.shape = tuple(batch["attention_mask"].shape)
-        self.weight = (batch["attention_mask"].float() * (1 + (answer_weight - 1) * learned)).flatten()
-
-
-class _Merge:
-    def __init__(self, model: nn.Module, experts: Experts, rows: Rows, answer_weight: float) -> None:
-        self.model, self.experts = model, experts
-        self.modules = dict(model.named_modules())
-        self.paths = list(dict.fromkeys(path for modules in experts.values() for path in modules))
-        self.base = {path: self.modules[path].weight.detach().clone() for path in self.paths}
-        self.lines = [_Line(d, batch, answer_weight) for d, batches in rows.items() for batch in batches]
-        self.unit = {path: _unit(self.modules, path) for path in self.paths}
-        self.crossing = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        self.found: dict[str, Tensor] = {}
-        self.groups: list[list[str]] = []
-        self.writers: list[str] = []
-        self.units, self.called = self._order()
-        self.done: list[str] = []
-
-    # -- which unit runs when ------------------------------------------------------------------------
-
-    def _order(self) -> tuple[list[str], dict[str, set[str]]]:
-        """Return the units in an order that every domain's run agrees with, and the domains that run each."""
-        after: dict[str, set[str]] = {}
-        called: dict[str, set[str]] = {}
-        for line in self.lines:
-
-            def note(_m: Any, args: Any, kwargs: Any, unit: str, line: _Line = line) -> None:
-                rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-                line.calls[unit] = (tuple(args[1:]), rest)
-
-            handles = [
-                self.modules[unit].register_forward_pre_hook(partial(note, unit=unit), with_kwargs=True)
-                for unit in dict.fromkeys(self.unit.values())
-            ]
-            try:
-                self.model(**line.inputs)
-            finally:
-                for handle in handles:
-                    handle.remove()
-            order = list(line.calls)
-            for before, unit in zip([None, *order], order, strict=False):
-                after.setdefault(unit, set()).update({before} if before else ())
-                called.setdefault(unit, set()).add(line.domain)
-        return list(TopologicalSorter(after).static_order()), called
-
-    # -- running -------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _replaying(self, line: _Line, stream: str) -> Iterator[None]:
-        """Let units that are done return what they gave: only the last of a chain is ever looked at."""
-        kept = line.outputs[stream]
-        patched = []
-        try:
-            for unit in self.done:
-                chain = self._chain_of(unit)
-                if line.domain in self.called[unit]:
-                    module = self.modules[unit]
-                    module.forward = lambda *a, chain=chain, **k: kept[chain]
-                    patched.append(module)
-            yield
-        finally:
-            for module in patched:
-                del module.forward
-
-    def _chain_of(self, unit: str) -> str:
-        head, _, tail = unit.rpartition(".")
-        return head if tail.isdigit() and isinstance(self.modules[head], nn.ModuleList) else unit
-
-    def _run(self, line: _Line, stream: str, unit: str, hooks: Mapping[str, Callable[..., Any]]) -> None:
-        """Run the model as far as a unit, or the unit alone where what goes into it is known."""
-        handles = [
-            self.modules[path].register_forward_hook(hook, with_kwargs=True) for path, hook in hooks.items()
-        ]
-        chain = self._chain_of(unit)
-        try:
-            if chain in line.outputs[stream] and not self.crossing:
-                # Units of a chain are given the same beside the stream: masks, places.
-                rest, named = line.calls[unit]
-                self.modules[unit](_stream(line.outputs[stream][chain]), *rest, **named)
-            else:
-                with self._replaying(line, stream):
-                    self.model(**line.inputs)
-        except _Stop:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _lines_of(self, unit: str) -> list[_Line]:
-        return [line for line in self.lines if line.domain in self.called[unit]]
-
-    def expert_pass(self, unit: str) -> None:
-        """Run the unit with each expert's weights on what the expert has made so far; note what comes out."""
-        paths = [path for path in self.paths if self.unit[path] == unit]
-        for line in self._lines_of(unit):
-            for path in paths:
-                factors = self.experts[line.domain].get(path)
-                self._put(path, self.base[path] + factors.delta() if factors else self.base[path])
-            line.given = {}
-
-            def note(module: Any, args: Any, kwargs: Any, output: Any, path: str, line: _Line = line) -> None:
-                line.given[path] = output.reshape(-1, output.shape[-1])
-                line.taken.append((args[0], path))
-
-            line.taken = []
-            hooks: dict[str, Any] = {path: partial(note, path=path) for path in paths}
-            hooks[unit] = self._ending(line, "expert", unit, hooks.get(unit))
-            self._run(line, "expert", unit, hooks)
-        # Layers that are given one and the same tensor are solved together.
-        first = self._lines_of(unit)[0]
-        shared: dict[int, list[str]] = {}
-        for taken, path in first.taken:
-            shared.setdefault(id(taken), []).append(path)
-        self.groups = list(shared.values())
-        for path in paths:
-            self._put(path, self.base[path] + self.found[path] if path in self.found else self._start(path))
-        self.writers = self._writers(unit, first)
-        for line in self._lines_of(unit):
-            line.taken = []
-
-    def _ending(self, line: _Line, stream: str, unit: str, also: Any = None) -> Callable[..., None]:
-        def end(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if also is not None:
-                also(module, args, kwargs, output)
-            into = args[0] if args else kwargs["hidden_states"]
-            line.before[stream] = into.reshape(-1, into.shape[-1])
-            line.outputs[stream][self._chain_of(unit)] = output
-            raise _Stop
-
-        return end
-
-    def merged_pass(self, unit: str) -> None:
-        """Run the finished unit on what the merged model has made so far."""
-        for line in self._lines_of(unit):
-            self._run(line, "merged", unit, {unit: self._ending(line, "merged", unit)})
-        self.done.append(unit)
-
-    def _writers(self, unit: str, line: _Line) -> list[str]:
-        """Return the layers whose outputs the unit adds to what goes into it, if that is all it does."""
-        alone = [group[0] for group in self.groups if len(group) == 1]
-        if unit in self.paths:
-            return []
-        out = line.outputs["expert"][self._chain_of(unit)]
-        out = _stream(out)
-        total = line.before["expert"]
-        writers = [path for path in alone if line.given[path].shape == total.shape]
-        for path in writers:
-            total = total + line.given[path]
-        near = torch.allclose(total, out.reshape(total.shape), rtol=1e-3, atol=1e-3 * float(out.std()))
-        return writers if near else []
-
-    # -- solving -------------------------------------------------------------------------------------
-
-    def solve(self, group: Sequence[str], ridge: float, weight: Mapping[str, float], repair: float) -> None:
-        """Find the weights of layers that share their input, and put them into the model."""
-        unit = self.unit[group[0]]
-        squares: dict[str, Tensor] = {}  # domain -> X'^T X' [in, in]
-        forces: dict[str, dict[str, Tensor]] = {path: {} for path in group}  # Y^T X' [out, in]
-        energy: dict[str, dict[str, list[float]]] = {path: {} for path in group}
-        earlier = self.writers[: self.writers.index(group[0])] if group[0] in self.writers else []
-        repairing = repair > 0 and group[0] in self.writers
-        for line in self._lines_of(unit):
-            x, before = self._inputs(line, group[0], earlier if repairing else [], unit if repairing else "")
-            w = line.weight if len(x) == len(line.weight) else torch.ones(len(x))
-            heavy = x * w[:, None]
-            squares[line.domain] = squares.get(line.domain, 0) + (heavy.T @ x).double()
-            for path in group:
-                bias = self.modules[path].bias
-                y = line.given[path] - (bias if bias is not None else 0.0)
-                if repairing:
-                    lack = line.before["expert"] - before
-                    for writer in earlier:
-                        lack = lack + line.given[writer]
-                    y = y + repair * lack
-                forces[path][line.domain] = forces[path].get(line.domain, 0) + (y.T @ heavy).double()
-                gained = y - x @ self.base[path].T
-                known = energy[path].setdefault(line.domain, [0.0, 0.0])
-                known[0] += float((gained.square() * w[:, None]).sum())
-                known[1] += float((y.square() * w[:, None]).sum())
-        for path in group:
-            a, c = 0.0, 0.0
-            for domain, force in forces[path].items():
-                gained, given = energy[path][domain]
-                if given <= 0:
-                    continue
-                share = weight.get(domain, 1.0) / math.sqrt(max(gained, 1e-3 * given) * given)
-                a, c = a + share * squares[domain], c + share * force
-            if isinstance(a, float):
-                continue
-            held = ridge * float(a.diagonal().mean())
-            prior = (self.base[path] + self._mean(path)).double()
-            a = a + held * torch.eye(len(a), dtype=a.dtype)
-            solved = torch.linalg.solve(a, (c + held * prior).T).T
-            self.found[path] = (solved - self.base[path].double()).to(self.base[path].dtype)
-            self._put(path, solved.to(self.base[path].dtype))
-
-    def _inputs(
-        self, line: _Line, path: str, earlier: Sequence[str], unit: str
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return what goes into a layer in the merged model so far, and the stream it writes into."""
-        caught: dict[str, Tensor] = {}
-
-        def catch(module: Any, args: Any, kwargs: Any) -> None:
-            caught["x"] = args[0].reshape(-1, args[0].shape[-1])
-            raise _Stop
-
-        def enter(module: Any, args: Any, kwargs: Any) -> None:
-            into = args[0] if args else kwargs["hidden_states"]
-            caught["stream"] = into.reshape(-1, into.shape[-1])
-
-        def write(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            caught["stream"] = caught["stream"] + output.reshape(caught["stream"].shape)
-
-        handles = [self.modules[path].register_forward_pre_hook(catch, with_kwargs=True)]
-        if unit:
-            handles.append(self.modules[unit].register_forward_pre_hook(enter, with_kwargs=True))
-        try:
-            self._run(line, "merged", self.unit[path], {name: write for name in earlier})
-        finally:
-            for handle in handles:
-                handle.remove()
-        return caught["x"], caught.get("stream")
-
-    # -- weights -------------------------------------------------------------------------------------
-
-    def _mean(self, path: str) -> Tensor:
-        deltas = [modules[path].delta() for modules in self.experts.values() if path in modules]
-        return torch.stack(deltas).sum(0) / len(self.experts)
-
-    def _start(self, path: str) -> Tensor:
-        return self.base[path] + self._mean(path)
-
-    def _put(self, path: str, weight: Tensor) -> None:
-        self.modules[path].weight.data.copy_(weight)
-
-    def restore(self) -> None:
-        """Give the base its own weights back."""
-        for path, weight in self.base.items():
-            self._put(path, weight)
-
-
-def _unit(modules: Mapping[str, nn.Module], path: str) -> str:
-    """Return the outermost list element that a module is in, or the module itself."""
-    parts = path.split(".")
-    for end in range(1, len(parts)):
-        head = ".".join(parts[:end])
-        if isinstance(modules[head], nn.ModuleList) and end + 1 < len(parts):
-            return ".".join(parts[: end + 1])
-    return path
-
-
-def _stream(output: Any) -> Tensor:
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    deltas = layerwise(
+        model, experts, rows, weight=weight, ridge=ridge, repair=repair, answer_weight=answer_weight,
+        balance=balance, advance=advance,
+    )  # fmt: skip
+    if polish:
+        deltas = polished(model, experts, rows, deltas, steps=polish, lr=lr, seed=seed, advance=advance)
+    return deltas
 
 
 def polished(
@@ -381,6 +81,7 @@ def polished(
             for path, weight in weights.items():
                 modules[path].weight.copy_(weight)
 
+    learns = [parameter.requires_grad for parameter in model.parameters()]
     try:
         told: dict[str, list[Tensor]] = {}
         for domain, batches in rows.items():
@@ -389,6 +90,7 @@ def polished(
             with torch.no_grad():
                 told[domain] = [_learned(model, batch).log_softmax(-1) for batch in batches]
         put({path: base[path] + delta for path, delta in deltas.items()})
+        model.requires_grad_(False)
         learning = [modules[path].weight.requires_grad_(True) for path in deltas]
         optimiser = torch.optim.AdamW(learning, lr=lr, weight_decay=0.0)
         random = Random(seed)
@@ -409,8 +111,9 @@ def polished(
             advance(1)
         return {path: (modules[path].weight.detach() - base[path]).clone() for path in deltas}
     finally:
-        for path in deltas:
-            modules[path].weight.requires_grad_(False)
+        for parameter, before in zip(model.parameters(), learns, strict=True):
+            parameter.requires_grad_(before)
+            parameter.grad = None
         put(base)
 
 
@@ -419,3 +122,25 @@ def _learned(model: nn.Module, batch: Batch) -> Tensor:
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits: Tensor = model(**inputs, use_cache=False).logits[:, :-1]
     return logits[batch["labels"][:, 1:] != -100].float()
+
+
+def write_deltas(
+    folder: Path,
+    deltas: Mapping[str, Tensor],
+    *,
+    model: str,
+    base: Path,
+    family: str,
+    made_by: str = "distil",
+) -> Path:
+    """Write deltas as an adapter that loses nothing of them, and return its folder.
+
+    ``model`` is the base as the adapter names it, ``base`` its folder.
+    """
+    factors = {}
+    for path, delta in deltas.items():
+        pair = factorise(delta.float(), "lossless")
+        factors[path] = Factors(a=pair.a, b=pair.b, shape=(len(pair.b), pair.a.shape[1]))
+    fingerprint = Checkpoint(base).fingerprint()
+    note = {"made_by": made_by}
+    return write_adapter(folder, factors, base=model, family=family, base_fingerprint=fingerprint, note=note)
