@@ -138,12 +138,13 @@ def bad(history: History, names: Iterable[str], *, inputs: bool = False) -> dict
     now = standing(history.entries)
     for name in names:
         newest = _newest(history, name)
-        if newest is None or now.get(name) == "accepted":
+        if newest is None:
             continue
+        accepted = now.get(name) == "accepted"
         if newest["kind"] == "failed":
             found[name] = [str(newest["why"])]
             continue
-        sentences = [sentence(test) for test in newest["tests"] if test["worse"]]
+        sentences = [sentence(test) for test in newest["tests"] if test["worse"] and not accepted]
         sentences += [f"breaks the rule '{rule}'" for rule in newest["broken"]]
         if sentences:
             found[name] = sentences

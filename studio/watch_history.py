@@ -55,8 +55,9 @@ class History:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         kept = [{"at": at, **entry} for entry in entries]
         lines = "".join(f"\n{json.dumps(entry, ensure_ascii=False)}" for entry in kept)
-        with open(self.folder / FILE, "ab", buffering=0) as file:
+        with open(self.folder / FILE, "ab") as file:
             file.write(f"{lines}\n".encode())  # the first break ends a line that was cut short
+            file.flush()
             os.fsync(file.fileno())
         self.entries += kept
 

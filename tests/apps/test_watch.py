@@ -22,6 +22,7 @@ from apps.api import build
 from apps.api.keys import add_key, admission
 from apps.cli import main
 from apps.endpoint import Endpoint, EndpointError, checked_address, read_key
+from apps.watch import bad
 from studio.errors import ConfigError
 from studio.variants import Engine
 from studio.watch_history import History, good_ones, read_entries
@@ -172,6 +173,16 @@ def test_many_small_losses_are_seen_against_the_first_good_version() -> None:
     assert {name: entry["look"] for name, entry in good.items()} == {"first": 1, "last good": 5}
     good = good_ones([*entries[:4], {"kind": "accepted", "variant": "a", "look": 4}], "a")
     assert {name: entry["look"] for name, entry in good.items()} == {"last good": 4}
+
+
+def test_an_accepted_version_still_keeps_the_rules(tmp_path: Path) -> None:
+    test = {"figure": "f", "against": "first", "look": 1, "difference": -0.5, "n": 9, "p": 0.0, "level": 0.1}
+    entry = {"kind": "scores", "variant": "a", "look": 2, "tests": [{**test, "worse": True}]}
+    with History(tmp_path / "history") as history:
+        history.add({**entry, "verdict": "regressed", "broken": ["f >= 0.9"]})
+        assert len(bad(history, ["a"])["a"]) == 2
+        history.add({"kind": "accepted", "variant": "a", "look": 2})
+        assert bad(history, ["a", "b"]) == {"a": ["breaks the rule 'f >= 0.9'"]}
 
 
 _WRITER = """
