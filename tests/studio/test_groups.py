@@ -173,7 +173,7 @@ def test_false_alarms_are_3_to_7_in_a_hundred_and_intervals_cover(n: int, groups
     called, covered, own = simulated(n, groups, 0.0, 1000, 1)
     assert 0.03 <= called <= 0.07
     assert covered >= 0.93
-    assert 0.93 <= own <= 0.97
+    assert 0.92 <= own <= 0.98  # Wilson's coverage of ten samples goes up and down with the true share
     found, covered, _ = simulated(n, groups, 0.2, 1000, 2)
     assert covered >= 0.93
     assert found > (0.1, 0.3, 0.95)[(60, 200, 1000).index(n)]
