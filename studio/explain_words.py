@@ -49,6 +49,8 @@ def sentences(explained: Explanation, variant: str = "", against: str = "") -> l
     heaviest = max(range(len(explained.weights)), key=lambda at: abs(explained.weights[at]))
     if explained.errors and abs(explained.weights[heaviest]) < 2 * explained.errors[heaviest]:
         told.append("These weights are within their own error: allow more forward passes.")
+    if explained.method == "shapley" and not explained.errors and len(explained.units) > 1:
+        told.append("Too few orders were gone through to know the error: take these weights as rough.")
     return told
 
 
@@ -84,8 +86,7 @@ def _of_part(name: str, share: float, units: Sequence[Unit], weights: Sequence[f
     small, large = sorted((gained, lost))
     if small > 0.2 * large:
         other = _where(units, [max(-w, 0) if better else max(w, 0) for w in weights])
-        told += f"; {other} speak{'s' if other.count(' and ') == 0 and ',' not in other else ''} "
-        told += "against it" if better else "for it"
+        told += f"; what speaks {'against' if better else 'for'} it lies mostly {other}"
     return f"{told}."
 
 
