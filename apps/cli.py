@@ -34,6 +34,7 @@ COMMANDS = (
     "groups",
     "explain",
     "robustness",
+    "scores",
     "app",
     "users",
     "questions",
