@@ -170,7 +170,8 @@ def run(config: Config, log: Log) -> Run:
         seed=config.seed,
     )  # fmt: skip
     bench = Bench(setting)
-    prune = config.prune and len(objectives) == 1  # Optuna prunes by one figure
+    # Optuna prunes by one figure, and an evolution learns nothing from what it did not see whole.
+    prune = config.prune and len(objectives) == 1 and config.search != "cmaes"
 
     # Candidates: those that a kill left come first. The search is seeded by a trial's number, so that what it
     # proposes is a function of the trials before, and not of how often it was interrupted.
@@ -271,9 +272,8 @@ def sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)
     # What is no number in every candidate, such as the method, is chosen by TPE.
     return optuna.samplers.CmaEsSampler(
-        seed=seed, n_startup_trials=first, independent_sampler=tpe, warn_independent_sampling=False,
-        consider_pruned_trials=True,
-    )  # fmt: skip
+        seed=seed, n_startup_trials=first, independent_sampler=tpe, warn_independent_sampling=False
+    )
 
 
 def spent(study: optuna.Study) -> float:

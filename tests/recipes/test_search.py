@@ -196,14 +196,14 @@ def test_a_method_that_learns_from_rows_is_searched_like_any_other(
 
 
 def test_a_candidate_that_cannot_be_merged_is_no_end(settings: dict[str, Any]) -> None:
-    space = {"breadcrumbs.density": [0.99], "gamma": [0.5]}
-    run = searched(settings, methods=["breadcrumbs", "task_arithmetic"], space=space, trials=6)
+    space = {"ties.density": [0.0]}
+    run = searched(settings, space=space, trials=6)
     found = told(run.folder)["trials"]
     failed = [t for t in found if t["state"] == "failed"]
     assert failed
-    assert all(t["method"] == "breadcrumbs" and "density" in t["why"] for t in failed)
+    assert all(t["method"] == "ties" and "density" in t["why"] for t in failed)
     with pytest.raises(TriptychError, match=r"none of 2 candidates .*density"):
-        searched(settings, methods=["breadcrumbs"], space=space, trials=2, output=f"{settings['output']}2")
+        searched(settings, methods=["ties"], space=space, trials=2, output=f"{settings['output']}2")
 
 
 def test_a_budget_in_seconds_ends_a_search(settings: dict[str, Any]) -> None:
