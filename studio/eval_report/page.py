@@ -25,7 +25,7 @@ STYLE = (
 .map td small{color:inherit}.map tbody th{position:sticky;left:0;background:var(--card)}
 .right::before{color:var(--up)}.wrong::before{color:var(--down)}
 .finding{font-size:1.2rem;max-width:46rem;margin:1rem 0}
-.partial{border-left:.3rem solid var(--down);padding:.3rem 1rem;margin:1.2rem 0;background:var(--rest)}
+.partial{border-left:.3rem solid var(--down);padding:.3rem 1rem;margin:1.2rem 0;background:var(--card)}
 details{margin:.5rem 0}summary{cursor:pointer;font-weight:600;padding:.25rem 0;overflow-wrap:anywhere}
 .facts{display:grid;grid-template-columns:minmax(6rem,max-content) minmax(0,1fr);gap:.15rem 1rem;
 margin:.4rem 0;font-size:.9rem}.facts dt{color:var(--soft)}.facts dd{margin:0;overflow-wrap:anywhere}
