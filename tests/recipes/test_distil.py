@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from recipes import _layerwise, distil
+from recipes._distil import polished, write_deltas
+from recipes._layerwise import layerwise
+from studio.adapters import Factors, lora_modules, read_adapter
+from studio.assets import find_data
+from studio.config import load
+from studio.data import load_data
+from studio.errors import ConfigError
+from studio.families import family
+from studio.forced import Forced
+from studio.log import QuietLog
+from studio.overlay import overlaid
+from studio.types import Batch, Loaded
+
+#: Two domains: one of pictures, one of sounds; so the towers are other ones and the language model is shared.
+DOMAINS = {"textiles": ["llm", "vision", "projector"], "commands": ["llm", "audio", "projector"]}
+Bound = tuple[Loaded, dict[str, dict[str, Factors]], dict[str, list[Batch]]]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Callable[[str], Path]) -> Bound:
+    kind = family("qwen_omni")
+    loaded = kind.load(tiny("qwen_omni"), dtype=torch.float32)
+    loaded.model.eval()
+    draw = torch.Generator().manual_seed(0)
+    experts: dict[str, dict[str, Factors]] = {}
+    for domain, towers in DOMAINS.items():
+        experts[domain] = {}
+        for path in (p for paths in lora_modules(loaded.model, kind, towers).values() for p in paths):
+            rows, columns = loaded.model.get_submodule(path).weight.shape
+            a, b = (torch.randn(2, columns, generator=draw), torch.randn(rows, 2, generator=draw))
+            experts[domain][path] = Factors(a=0.2 * a, b=0.2 * b, shape=(rows, columns))
+    batches = {}
+    for domain in DOMAINS:
+        samples = list(load_data(find_data(domain), split="train"))[:6]
+        batches[domain] = [b for _, b in Forced(loaded, kind, samples, batch_size=3).batches]
+    return loaded, experts, batches
+
+
+@pytest.fixture(autouse=True)
+def untouched(whole: Bound) -> Iterator[None]:
+    model = whole[0].model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    learns = [p.requires_grad for p in model.parameters()]
+    yield
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert learns == [p.requires_grad for p in model.parameters()]
+    assert all(p.grad is None for p in model.parameters())
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def logits(loaded: Loaded, deltas: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+    """Return the logits at the positions whose next token is learned."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with overlaid(loaded.model, deltas), torch.no_grad():
+        said = loaded.model(**inputs).logits[:, :-1]
+    found: torch.Tensor = said[batch["labels"][:, 1:] != -100]
+    return found
+
+
+def own(experts: dict[str, Factors]) -> dict[str, torch.Tensor]:
+    return {path: factors.delta() for path, factors in experts.items()}
+
+
+def gap(whole: Bound, deltas: dict[str, torch.Tensor]) -> float:
+    """Return the mean KL(expert || merged) over all batches of all domains, in nats."""
+    loaded, experts, batches = whole
+    found = []
+    for domain, of_domain in batches.items():
+        for batch in of_domain:
+            told = logits(loaded, own(experts[domain]), batch).log_softmax(-1)
+            said = logits(loaded, deltas, batch).log_softmax(-1)
+            found.append(float(kl_div(said, told, log_target=True, reduction="batchmean")))
+    return sum(found) / len(found)
+
+
+def test_a_single_expert_is_found_again_on_what_it_was_shown(whole: Bound) -> None:
+    loaded, experts, batches = whole
+    for domain in DOMAINS:
+        alone, shown = {domain: experts[domain]}, {domain: batches[domain]}
+        deltas = layerwise(loaded.model, alone, shown, ridge=1e-7)
+        for batch in batches[domain]:
+            expert = logits(loaded, own(experts[domain]), batch)
+            changed = (expert - logits(loaded, {}, batch)).norm()
+            # What is left is the ridge's, and float32's over all layers.
+            assert (logits(loaded, deltas, batch) - expert).norm() < 0.03 * changed
+
+
+def test_layers_that_a_unit_at_a_time_gives_are_those_of_whole_runs(
+    whole: Bound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, experts, batches = whole
+    fast = layerwise(loaded.model, experts, batches)
+    monkeypatch.setattr(loaded.model.config, "is_encoder_decoder", True, raising=False)
+    slow = layerwise(loaded.model, experts, batches)
+    assert fast.keys() == slow.keys()
+    assert all(torch.allclose(fast[path], slow[path], atol=1e-5) for path in fast)
+
+
+def test_solved_layers_are_nearer_to_the_experts_than_their_average_and_a_polish_goes_the_same_way(
+    whole: Bound,
+) -> None:
+    loaded, experts, batches = whole
+    every = {path for modules in experts.values() for path in modules}
+    average = {p: sum(m[p].delta() for m in experts.values() if p in m) / len(experts) for p in every}
+    solved = layerwise(loaded.model, experts, batches)
+    after = polished(loaded.model, experts, batches, average, steps=10)
+    assert set(solved) == every
+    assert gap(whole, solved) < 0.7 * gap(whole, average)
+    assert gap(whole, after) < 0.8 * gap(whole, average)
+
+
+def test_towers_come_before_the_language_model_whatever_the_order_of_domains(whole: Bound) -> None:
+    loaded, experts, batches = whole
+    for order in (list(DOMAINS), list(DOMAINS)[::-1]):
+        merge = _layerwise._Merge(
+            loaded.model, {d: experts[d] for d in order}, {d: batches[d] for d in order}, 1.0, 0.5
+        )
+        last = max(at for at, unit in enumerate(merge.units) if "language_model" not in unit)
+        assert last < min(at for at, unit in enumerate(merge.units) if "language_model" in unit)
+
+
+def test_an_adapter_of_the_deltas_loses_nothing(
+    whole: Bound, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    loaded, experts, batches = whole
+    deltas = layerwise(loaded.model, experts, batches)
+    base = tiny("qwen_omni")
+    folder = write_deltas(tmp_path / "one", deltas, model=str(base), base=base, family="qwen_omni")
+    read = dict(read_adapter(folder).modules)
+    assert read.keys() == deltas.keys()
+    assert all(torch.allclose(read[path].delta(), deltas[path], atol=1e-5) for path in deltas)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "at least two domains"),
+        ({"ridge": 0.0}, "ridge must be above 0"),
+        ({"repair": 1.5, "polish": -1}, "repair must lie in .0, 1.; polish must not be negative"),
+        ({"weight": {"cloth": 1.0}}, "weight.cloth: there is no expert for 'cloth'"),
+        (
+            {"experts": {"textiles": "nowhere", "commands": "nowhere"}},
+            "experts.textiles: there is no adapter",
+        ),
+        (
+            {"split": "test", "experts": {"textiles": "x", "commands": "y"}},
+            "a test set is never learned from",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        distil.run(distil.Config(output=tmp_path / "run", **settings), QuietLog())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_writes_an_adapter_and_what_was_kept(tmp_path: Path) -> None:
+    config = load(
+        distil.Config, preset="smoke", presets=distil.PRESETS,
+        overrides=[f"output={tmp_path / 'run'}", "threads=1"],
+    )  # fmt: skip
+    made = distil.run(config, QuietLog())
+    assert set(made.metrics) == {
+        f"{d}.{w}" for d in ("textiles", "handwriting") for w in ("expert", "merged")
+    }
+    assert read_adapter(tmp_path / "run" / "adapter").names()
