@@ -176,7 +176,7 @@ def _figures(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "value": float(told["value"]),
             "n": int(told["n"]),
             "ci": [low, high],
-            "higher_is_better": bool(told["higher_is_better"]),
+            "higher_is_better": bool(told.get("higher_is_better", True)),
         }
         if not all(map(math.isfinite, (figure["value"], low, high))):
             raise ValueError(metric)
@@ -200,7 +200,7 @@ def _row(told: Mapping[str, Any]) -> Row:
         **{key: str(told[key]) for key in ("domain", "where", "prompt", "reference", "variant", "output")},
         media=tuple((str(each["path"]), str(each["sha256"])) for each in told.get("media", ())),
         groups={str(key): str(value) for key, value in told.get("groups", {}).items()},
-        scores={str(key): float(value) for key, value in told.get("scores", {}).items()},
+        scores={str(key): float(value) for key, value in told.get("scores", {}).items() if value is not None},
         told={key: told[key] for key in _COLUMNS if key in told},
     )
 

@@ -1,0 +1,1 @@
+"""Reports of evaluations in the app: which folders there are, and one of them as a part of a page."""
