@@ -139,14 +139,17 @@ def test_it_raises_accuracy_under_pgd_against_plain_training(tmp_path: Path) -> 
     from studio.variants import Engine
 
     settings = {
-        "model": "nano-omni", "data": "handwriting", "max_steps": 150, "batch_size": 16, "lr": 3e-3,
-        "towers": {"llm": "lora", "vision": "lora", "projector": "lora"},
+        "model": "nano-omni", "data": "handwriting", "batch_size": 16, "lr": 3e-3, "max_steps": 300,
+        "towers": {"llm": "lora", "vision": "lora", "projector": "lora"}, "optimiser": {"warmup": 0.1},
     }  # fmt: skip
-    for name, more in (("plain", {}), ("robust", {"robust_eps": 8.0, "robust_steps": 2})):
-        run(settings, output=tmp_path / name, optimiser={"warmup": 0.1, **more})
+    expert = run(settings, output=tmp_path / "expert")
+    more = {"adapter": {"start": str(expert.folder)}, "max_steps": 80, "batch_size": 8, "lr": 1e-3}
+    run(settings, output=tmp_path / "plain", **more)
+    against = {"warmup": 0.1, "robust_eps": 8.0, "robust_steps": 2}
+    run(settings, output=tmp_path / "robust", optimiser=against, **more)
     variants = {name: tmp_path / name / "adapter" for name in ("plain", "robust")}
     fleet = Fleet([Engine(find_model("nano-omni"), variants)])
-    rows = {"handwriting": load_data(find_data("handwriting"), split="test")[:60]}
+    rows = {"handwriting": load_data(find_data("handwriting"), split="test")[:120]}
     attack = Attack(name="pgd", on="picture", eps=8, steps=5)
     told = under_attack(fleet, rows, [attack], ["exact_match"], QuietLog(), out=tmp_path / "evaluation")
     plain, robust = (next(one for one in told if one["variant"] == name) for name in variants)
