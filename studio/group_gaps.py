@@ -101,6 +101,8 @@ def gap_p_value(
             blocks = place
     groups = int(codes.max()) + 1
     observed = float(_furthest(_totals(rows, codes, groups)[None], table)[0])
+    if observed <= 1e-9:
+        return 1.0
     extreme, generator = 0.5, np.random.default_rng(seed)  # the observed one
     for totals in _dealt(rows, codes, blocks, groups, generator):
         found = _furthest(totals, table)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_reweight.py --seeds 3
 
-The mill "south" weaves blue cloth and has words of its own for defects; in training it has one row in ten.
+The mill "south" weaves blue cloth and has words of its own for defects; in training it has few rows.
 The mill "north" weaves cloth of other colours. Whose cloth it is only the picture says; tests have as many
 rows of either. The same recipe learns from the same rows without weights, and with those that `triptych run
 curate` writes: `balanced`, and `loss` (by the first run's accuracy on further rows, which nothing else is
@@ -45,13 +45,13 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def planted(folder: Path, split: str, count: int, seed: int) -> None:
-    """Write ``count`` rows of cloth: one of ten from the south in training, else every other one."""
+def planted(folder: Path, split: str, count: int, every: int, seed: int) -> None:
+    """Write ``count`` rows of cloth, one of ``every`` from the south."""
     random = Random(f"{seed}/{split}")
     (folder / split).mkdir(parents=True, exist_ok=True)
     lines = []
     for index in range(count):
-        mill = "south" if index % (10 if split == "train" else 2) == 0 else "north"
+        mill = "south" if index % every == 0 else "north"
         kind = random.choice(list(WORDS[mill]))
         tone = pictures.COLOURS["blue" if mill == "south" else random.choice(NORTH)]
         made = pictures.cloth(
@@ -94,12 +94,13 @@ def weighed(data: Path, output: Path, step: dict[str, Any]) -> Path:
 
 
 def compare(
-    folder: Path, ways: Sequence[str], rows: int, tests: int, steps: int, seed: int
+    folder: Path, ways: Sequence[str], *, rows: int, every: int, tests: int, steps: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Return way -> accuracy by mill and the gap, for one seed."""
     data = folder / "cloth"
-    for split, count in (("train", rows), ("measure", tests), ("test", tests)):
-        planted(data, split, count, seed)
+    planted(data, "train", rows, every, seed)
+    for split in ("measure", "test"):
+        planted(data, split, tests, 2, seed)
     train = data / "train.jsonl"
     adapters = {"plain": trained(train, folder / "plain", steps, seed)}
     if "loss" in ways:
@@ -119,17 +120,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--ways", nargs="+", default=["balanced", "loss"], help="how weights are found")
-    parser.add_argument("--rows", type=int, default=480)
-    parser.add_argument("--tests", type=int, default=160)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--every", type=int, default=20, help="one training row of so many is the south's")
+    parser.add_argument("--tests", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=80)
     options = parser.parse_args()
     set_threads()
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.first, options.first + options.seeds):
         with TemporaryDirectory() as folder:
-            for way, told in compare(
-                Path(folder), options.ways, options.rows, options.tests, options.steps, seed
-            ).items():
+            each = compare(
+                Path(folder), options.ways, rows=options.rows, every=options.every, tests=options.tests,
+                steps=options.steps, seed=seed,
+            )  # fmt: skip
+            for way, told in each.items():
                 found.setdefault(way, []).append(told)
                 gap = told["gap"]
                 print(
@@ -138,15 +142,9 @@ def main() -> None:
                     flush=True,
                 )
     print("\n| way | north | south | gap |\n|---|---|---|---|")
-    for way, each in found.items():
-        north, south, gap = (
-            fmean(values)
-            for values in (
-                [told["north"] for told in each],
-                [told["south"] for told in each],
-                [told["gap"]["value"] for told in each],
-            )
-        )
+    for way, runs in found.items():
+        north, south = (fmean(told[mill] for told in runs) for mill in ("north", "south"))
+        gap = fmean(told["gap"]["value"] for told in runs)
         print(f"| {way} | {north:.3f} | {south:.3f} | {gap:.3f} |")
 
 

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_balanced_weights_shrink_the_gap_of_a_rare_group() -> None:
-    """Seeds 0 and 1; the bound is half of what was seen, as other machines round differently."""
+    """Seed 0: the gap went from 0.90 to 0.58. The bounds leave room for machines that round otherwise."""
     script = ROOT / "tests/benchmarks/bench_reweight.py"
-    command = [sys.executable, str(script), "--seeds", "2", "--ways", "balanced"]
+    command = [sys.executable, str(script), "--seeds", "1", "--ways", "balanced"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", done.stdout, re.MULTILINE)
     gaps = {way: float(gap) for way, _, _, gap in found}
-    assert gaps["plain"] > 0.2
-    assert gaps["balanced"] < 0.75 * gaps["plain"]
+    assert gaps["plain"] > 0.5
+    assert gaps["balanced"] < gaps["plain"] - 0.15

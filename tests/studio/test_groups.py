@@ -97,6 +97,12 @@ def test_without_two_groups_of_two_there_is_no_gap() -> None:
     assert (found.gap, found.worst, found.best) == (None, None, None)
 
 
+def test_groups_that_do_equally_well_are_not_told_apart() -> None:
+    found = by_group("exact_match", ["no"] * 40, ["yes"] * 40, {"site": ["a", "b"] * 20})
+    assert (found.gap.value, found.gap.low, found.gap.p) == (0, 0, 1)
+    assert found.gap.high > 0
+
+
 def test_samples_without_the_group_are_left_out_and_counted() -> None:
     found = by_group("exact_match", answers([1, 1, 0, 0, 0]), ["yes"] * 5, {"site": ["a", "a", "b", "b", ""]})
     assert (found.left_out, found.overall.n, found.overall.value) == (1, 4, 0.5)
