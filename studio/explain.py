@@ -135,7 +135,10 @@ def explain(
         eraser = Eraser(sample, units, Path(folder), fill=fill)
         value = Value(engine, names, eraser, answer, batch_size=batch_size, within=within)
         value.log = log or QuietLog()
-        value.log.stage("explaining", passes_of(method, len(units), rounds) * len(names), "passes")
+        passes = passes_of(method, len(units), rounds)
+        if method == "shapley":
+            passes = min(passes, 2 ** len(units))  # what was asked before is not computed again
+        value.log.stage("explaining", passes * len(names), "passes")
         full, empty = value([[True] * len(units), [False] * len(units)])
         errors: list[float] = []
         if method == "shapley":

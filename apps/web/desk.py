@@ -71,6 +71,11 @@ class Desk:
         self._guard = threading.Lock()
 
     @property
+    def turn(self) -> threading.Lock:
+        """The lock that keeps work on the models apart, so that the times of answers can be compared."""
+        return self._turn
+
+    @property
     def labels(self) -> dict[str, str]:
         """Label -> name of the variants that may be compared now: live mixes are their makers' alone."""
         return labels(list(getattr(self.engine, "folders", self.engine.names)))

@@ -166,21 +166,22 @@ def test_a_difference_is_that_of_two_explanations(engine: Engine, both: Sample, 
     assert apart.weights == pytest.approx(expected, abs=1e-4)
     assert apart.value == pytest.approx(other.value - one.value, abs=1e-4)
     assert apart.passes == one.passes + other.passes
-    again = explain(engine, "other", both, against="base", budget=80, **settings)
-    assert again.weights == apart.weights
+    if method == "shapley":  # the orders are drawn by the seed
+        again = explain(engine, "other", both, against="base", budget=80, **settings)
+        assert again.weights == apart.weights
 
 
 def test_the_weights_add_up_and_say_how_sure_they_are(engine: Engine, both: Sample) -> None:
     total = engine.log_probs("base", [both], ["red"])[0][0]
-    shapley = explain(engine, "base", both, answer="red", grid=2, spans=2, budget=90)
+    shapley = explain(engine, "base", both, answer="red", grid=2, spans=2, budget=60)
     assert shapley.value == pytest.approx(total, abs=1e-4)
     assert sum(shapley.weights) == pytest.approx(shapley.value - shapley.empty, abs=1e-4)
     assert len(shapley.errors) == len(shapley.units)
-    assert shapley.passes <= 90
-    gradients = explain(engine, "base", both, answer="red", grid=2, spans=2, method="gradients")
+    assert shapley.passes <= 60
+    gradients = explain(engine, "base", both, answer="red", grid=2, spans=2, method="gradients", budget=40)
     assert gradients.value == pytest.approx(total, abs=1e-4)
     gain = abs(gradients.value - gradients.empty)
-    assert abs(gradients.delta) < 0.05 * gain + 1e-3  # 64 steps of the integral
+    assert abs(gradients.delta) < 0.05 * gain + 1e-3  # 36 steps of the integral
 
 
 def test_the_work_ends_where_a_batch_may_not_begin(engine: Engine, both: Sample) -> None:

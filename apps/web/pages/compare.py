@@ -18,6 +18,7 @@ from apps.web.draw import shuffled
 from apps.web.examples import Example
 from apps.web.faults import REPORTS
 from apps.web.handlers import CLOSED, seat_of, uploaded
+from apps.web.pages import _compare_explain as explain
 from apps.web.pages import _compare_faults as faults
 from apps.web.pages import _compare_parts as parts
 from apps.web.pages._form_editor import FormEditor
@@ -81,6 +82,7 @@ class _Compare:
         with gr.Row(visible=False, elem_id="tp-follow") as self.row:
             self.further = parts.further()
             self.go_on = gr.Button("Ask further", elem_id="tp-further", min_width=0, scale=0)
+        explain.lay_out(self.desk, ROLE)
         self.editor = FormEditor(self.desk)
 
     def _connect(self) -> None:
