@@ -24,6 +24,7 @@ STYLE = (
 .sample h3{margin:0 0 .4rem}.map td.s{color:var(--ink)}
 .map td small{color:inherit}.map tbody th{position:sticky;left:0;background:var(--card)}
 .right::before{color:var(--up)}.wrong::before{color:var(--down)}
+.part .chart{max-width:44rem}
 .finding{font-size:1.2rem;max-width:46rem;margin:1rem 0}
 .partial{border-left:.3rem solid var(--down);padding:.3rem 1rem;margin:1.2rem 0;background:var(--card)}
 details{margin:.5rem 0}summary{cursor:pointer;font-weight:600;padding:.25rem 0;overflow-wrap:anywhere}

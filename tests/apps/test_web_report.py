@@ -127,9 +127,7 @@ def test_only_evaluations_that_lie_inside_are_offered_and_none_by_another_name(e
             shelf.report(name)
 
 
-def test_experts_and_blind_visitors_see_nothing(
-    people: dict[str, Any], closed_app: Any, evaluated: Path, app: Any
-) -> None:
+def test_experts_and_blind_visitors_see_nothing(evaluated: Path, app: Any) -> None:
     for path in ("/config", "/report"):
         with urllib.request.urlopen(app.address + path, timeout=60) as reply:
             text = reply.read().decode()
