@@ -47,7 +47,7 @@ def distil(ground: Ground, *, weight: Sequence[float] = (), **settings: float) -
     return distilled(ground.loaded.model, ground.factors, ground.rows, weight=named, **settings)
 
 
-def _of_distil() -> tuple[str, ...]:
+def _of_distil() -> dict[str, Any]:
     from recipes._distil import distilled
 
     return _keywords(distilled)
@@ -55,21 +55,28 @@ def _of_distil() -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
-    """What makes a merge in a way of its own; the names of its settings are asked for when needed."""
+    """What makes a merge in a way of its own; its settings and their defaults are asked for when needed."""
 
     make: Callable[..., dict[str, Tensor]]
-    settings: Callable[[], tuple[str, ...]]
+    settings: Callable[[], dict[str, Any]]
 
 
 MAKERS: Mapping[str, Maker] = {"distil": Maker(make=distil, settings=_of_distil)}
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """Return the settings of a maker or of a method of `mergers`, with their defaults."""
+    if name in MAKERS:
+        return MAKERS[name].settings()
+    return {key: parameter.default for key, parameter in allowed(method(name)).items()}
+
+
 def settings_of(name: str) -> tuple[str, ...]:
-    """Return the settings of a maker or of a method of `mergers`."""
-    return MAKERS[name].settings() if name in MAKERS else tuple(allowed(method(name)))
+    """Return the names of these settings."""
+    return tuple(defaults_of(name))
 
 
-def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
     """Return a function's keyword-only arguments, but for the one that it tells its progress to."""
     found = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY and p.name != "advance")
+    return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.name != "advance"}

@@ -20,7 +20,7 @@ from optuna import Trial
 from mergers import MergeSpec
 from mergers._groups import TOWERS, Groups, group_of, selector, subjects_of, towers_of
 from mergers._settings import allowed, is_per_model, method
-from recipes._search_makers import MAKERS, settings_of
+from recipes._search_makers import MAKERS, defaults_of, settings_of
 from recipes._space import Choice, Range, read_space
 from studio import plugins
 from studio.adapters import read_adapter
@@ -140,6 +140,32 @@ class Space:
             else:
                 settings[key] = values.draw(trial, f"{name}.{key}")
         return Candidate(method=name, weights=weights, settings=settings, own=own)
+
+    def known(self) -> list[dict[str, Any]]:
+        """Return parameters of merges that are known to be worth a try: methods as they come.
+
+        Each with equal weights that add up to 1, and with weights of 1; what the ranges leave out is drawn.
+        """
+        found: list[dict[str, Any]] = []
+        for name in self.methods:
+            for weight in (1.0, 1.0 / len(self.experts)) if name not in MAKERS else (1.0,):
+                place = self._range(WEIGHT).place(weight)
+                params = {"method": name} if len(self.methods) > 1 else {}
+                params |= {
+                    ".".join([WEIGHT, expert, *([group] if group else [])]): place
+                    for group, changed in self.touching.items()
+                    for expert, touched in zip(self.experts, changed, strict=True)
+                    if touched
+                }
+                defaults = defaults_of(name)
+                for key, values in self.settings[name].items():
+                    given = values.place(defaults.get(key))
+                    groups = self.touching if key in self._by_group else [""]
+                    params |= {
+                        f"{name}.{key}.{group}" if group else f"{name}.{key}": given for group in groups
+                    }
+                found.append({key: value for key, value in params.items() if value is not None})
+        return found
 
     def _range(self, name: str, of: str = "") -> Choice | Range:
         return self._given.get(f"{of}.{name}") or self._given.get(name) or RANGES[name]

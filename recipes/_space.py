@@ -31,6 +31,10 @@ class Choice:
         """Let the trial choose; it chooses among places, so that values may be lists or mappings."""
         return self.values[trial.suggest_categorical(name, list(range(len(self.values))))]
 
+    def place(self, value: Any) -> int | None:
+        """Return what a trial says for a value, or None where it is not to be chosen."""
+        return self.values.index(value) if value in self.values else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
@@ -46,6 +50,11 @@ class Range:
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def place(self, value: Any) -> float | None:
+        """Return what a trial says for a value, or None where it lies outside or between the steps."""
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return value if inside and not self.step else None
 
 
 def read_space(space: Mapping[str, Any], above: str = "") -> dict[str, Choice | Range]:

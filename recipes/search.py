@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,10 @@ def run(config: Config, log: Log) -> Run:
     # Optuna prunes by one figure, and an evolution learns nothing from what it did not see whole.
     prune = config.prune and len(objectives) == 1 and config.search != "cmaes"
 
+    # Methods as they come are tried before anything is drawn, so that a search ends no worse than they do;
+    # a random search is there to be compared with.
+    known = space.known() if config.search != "random" else []
+
     # Candidates: those that a kill left come first. The search is seeded by a trial's number, so that what it
     # proposes is a function of the trials before, and not of how often it was interrupted.
     def next_job() -> tuple[optuna.Trial, Candidate] | None:
@@ -181,7 +186,8 @@ def run(config: Config, log: Log) -> Run:
             done >= config.trials or spent(study) >= (config.seconds or float("inf")) * config.parallel
         ):
             return None
-        study.sampler = sampler(config, left[0].number if left else done)
+        number = left[0].number if left else done
+        study.sampler = sampler(config, number, known[number] if number < len(known) else {})
         trial = optuna.Trial(study, left.pop(0)._trial_id) if left else study.ask()
         own(trial)
         candidate = space.draw(trial)
@@ -261,15 +267,18 @@ def storage_url(config: Config) -> str:
     return config.storage or f"sqlite:///{(config.output / 'search.db').resolve()}"
 
 
-def sampler(config: Config, number: int) -> optuna.samplers.BaseSampler:
-    """Return what chooses a trial's candidate, seeded by the trial's number."""
+def sampler(config: Config, number: int, known: dict[str, Any]) -> optuna.samplers.BaseSampler:
+    """Return what chooses a trial's candidate, seeded by its number; ``known`` parameters are given."""
     seed = derive(config.seed, "search", number) % 2**32
     first = max(4, min(12, config.trials // 4))  # drawn at random
+    drawn = optuna.samplers.RandomSampler(seed=seed)
+    if known:
+        with warnings.catch_warnings():  # experimental since Optuna 2.4
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.PartialFixedSampler(known, drawn)
     tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
-    if config.search == "tpe":
-        return tpe
-    if config.search == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
+    if config.search != "cmaes":
+        return tpe if config.search == "tpe" else drawn
     # What is no number in every candidate, such as the method, is chosen by TPE.
     return optuna.samplers.CmaEsSampler(
         seed=seed, n_startup_trials=first, independent_sampler=tpe, warn_independent_sampling=False

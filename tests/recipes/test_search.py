@@ -20,7 +20,7 @@ from mergers import MergeSpec, merged_deltas
 from recipes import search
 from recipes._baseline_merges import added
 from recipes._search_bench import Objective, read_objectives
-from recipes._search_makers import MAKERS, Ground, Maker
+from recipes._search_makers import MAKERS, Ground, Maker, defaults_of
 from recipes._search_result import Found, chosen, front_of
 from recipes._search_rows import Rows, take_rows
 from recipes._search_space import Candidate, Space
@@ -182,7 +182,7 @@ def test_a_method_that_learns_from_rows_is_searched_like_any_other(
         seen.append({d: sum(len(b["labels"]) for b in batches) for d, batches in ground.rows.items()})
         return added(list(ground.factors.values()), [share * each for each in weight])
 
-    monkeypatch.setitem(MAKERS, "half", Maker(make=half, settings=lambda: ("weight", "share")))
+    monkeypatch.setitem(MAKERS, "half", Maker(make=half, settings=lambda: {"weight": (), "share": 1.0}))
     rows = {"search": 5, "report": 4, "fit": 3}
     run = searched(settings, methods=["half"], rows=rows, trials=3, score="likelihood")
     assert seen[0] == {"north": 3, "south": 3}
@@ -334,3 +334,13 @@ def test_a_space_follows_from_the_methods_signatures(experts: dict[str, str]) ->
         ("projector", {"density": 0.9, "weight": [0.5, 0.0]}),
         ("llm", {"density": 0.2, "weight": [1.0, 0.3]}),
     ]  # fmt: skip
+
+
+def test_methods_as_they_come_are_tried_before_anything_is_drawn(settings: dict[str, Any]) -> None:
+    experts = {name: Path(folder) for name, folder in settings["experts"].items()}
+    space = Space(("task_arithmetic", "ties"), experts, (), (), {"weight": {"low": 0.6, "high": 1.2}})
+    first = space.known()
+    assert [each["method"] for each in first] == ["task_arithmetic"] * 2 + ["ties"] * 2
+    assert first[0]["weight.north"] == first[0]["weight.south"] == 1.0
+    assert "weight.north" not in first[1]  # a half is outside the range, and is drawn
+    assert first[2]["ties.density"] == defaults_of("ties")["density"]
