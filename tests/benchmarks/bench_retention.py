@@ -5,10 +5,11 @@
 
 For each seed six experts of nano-omni are trained (the demo's four domains, `languages` and `tanks` of
 retention_domains.py). `triptych run search` then looks for settings of `distil` with seed 0, on rows of the
-training sets; other seeds take what was found as it is. Training on all domains at once is seed 0's only. PEFT's and mergekit's combinations are tried on the
-same rows, and the two best of each go into the report, which asks 100 test rows of each domain. The same rows
-are held against every method of our own with its default settings. A score is exact match divided by the
-expert's at home. Everything is kept: run it again and it goes on. 10 to 20 minutes a seed on two cores.
+training sets; other seeds take what was found as it is. One model is trained on all domains at once with seed
+0 only. PEFT's and mergekit's combinations are tried on the same rows as the search, and the two best of each
+go into the report, which asks 100 test rows of each domain. The same rows are held against every method of
+our own with its default settings. A score is exact match divided by the expert's at home. Everything is kept:
+run it again and it goes on. 10 to 20 minutes a seed on two cores.
 """
 
 from __future__ import annotations
