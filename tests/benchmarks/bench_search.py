@@ -40,7 +40,7 @@ def one_search(bench: Bench, space: Space, config: Config) -> tuple[list[float],
     best: list[float] = []
     found, merging, began = Candidate(method=""), 0.0, time.monotonic()
     for number in range(config.trials):
-        study.sampler = sampler(config, number)
+        study.sampler = sampler(config, number, {})
         trial = study.ask()
         candidate = space.draw(trial)
         tried = try_on(bench, candidate, trial, (objective,), False)
