@@ -36,6 +36,25 @@ def model_arguments(parser: argparse.ArgumentParser, nargs: str) -> None:
     )
 
 
+def data_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--data``: the sets that variants are asked."""
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="D",
+        help="a .jsonl file, a folder with test.jsonl, or a shipped name; may be given again",
+    )
+
+
+def asking_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare which rows of the sets are asked, and how."""
+    parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+
+
 def memory_argument(parser: argparse.ArgumentParser) -> None:
     """Declare ``--memory``, which `memory_of` reads."""
     parser.add_argument(

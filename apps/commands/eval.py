@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from apps.choices import Fleet, by_base, merge_of, model_arguments, one_base, read_choices
+from apps.choices import (
+    Fleet,
+    asking_arguments,
+    by_base,
+    data_argument,
+    merge_of,
+    model_arguments,
+    one_base,
+    read_choices,
+)
 from apps.gate import check_names, judge, read_rule
 from apps.judge_options import judge_arguments, read_judging
 from apps.metric_fit import TASKS
@@ -27,13 +36,7 @@ EXAMPLE = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     model_arguments(parser, nargs="+")
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="D",
-        help="a .jsonl file, a folder with test.jsonl, or a shipped name; may be given again",
-    )
+    data_argument(parser)
     parser.add_argument(
         "--metric",
         action="append",
@@ -90,10 +93,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="who makes the other words, where rows bring no 'paraphrases': a model, or a step as in "
         "'backtranslation: {there: MODEL}'; set phrases around the question if none is named",
     )
-    parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+    asking_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from apps.choices import Fleet, by_base, model_arguments, one_base, read_choices
+from apps.choices import (
+    Fleet,
+    asking_arguments,
+    by_base,
+    data_argument,
+    model_arguments,
+    one_base,
+    read_choices,
+)
 from studio import plugins
 from studio.errors import ConfigError
 
@@ -19,13 +27,7 @@ EXAMPLE = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     model_arguments(parser, nargs="+")
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="D",
-        help="a .jsonl file, a folder with test.jsonl, or a shipped name; may be given again",
-    )
+    data_argument(parser)
     parser.add_argument(
         "--perturbation",
         action="append",
@@ -62,10 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=8, help="mistyped questions to draw from (%(default)s)")
     parser.add_argument("--strength", type=int, default=2, help="how far they are, 1 to 5 (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn for each row (%(default)s)")
-    parser.add_argument("--split", default="test", help="which .jsonl of a folder (%(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+    asking_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

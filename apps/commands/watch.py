@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apps.choices import asking_arguments
 from studio import plugins
 from studio.errors import ConfigError, TriptychError, unknown
 
@@ -89,10 +90,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     served.add_argument("--tries", type=int, default=4, help="how often a question is asked (%(default)s)")
     more = parser.add_argument_group("more")
     more.add_argument("--base", type=Path, metavar="MODEL", help="base of adapters that do not name theirs")
-    more.add_argument("--split", default="test", help="which file of a data folder (%(default)s)")
-    more.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    more.add_argument("--batch-size", type=int, default=16, help="rows at a time (%(default)s)")
-    more.add_argument("--max-new-tokens", type=int, default=48, help="longest answer (%(default)s)")
+    asking_arguments(more)
     more.add_argument("--json", action="store_true", help="print JSON instead of tables")
     reports = parser.add_argument_group("reports of wrong answers")
     reports.add_argument("--reports", type=Path, metavar="DIR", help="write the app's reports as a data set")
