@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.adapters import Factors
+from studio.errors import MergeError
 from studio.types import Batch
 
 Experts = Mapping[str, Mapping[str, Factors]]
@@ -84,7 +85,7 @@ class _Line:
         self.domain = domain
         # A cache of keys and values would grow with every run of a unit.
         self.inputs = {key: value for key, value in batch.items() if key != "labels"} | {"use_cache": False}
-        self.outputs: dict[str, dict[str, Any]] = {"expert": {}, "merged": {}}  # stream -> chain -> output
+        self.outputs: dict[str, dict[str, Any]] = {"expert": {}, "merged": {}}  # stream -> unit -> output
         self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # unit -> what else it is given
         self.before: dict[str, Tensor] = {}  # stream -> what goes into the unit [tokens, hidden]
         self.taken: list[tuple[Tensor, str]] = []
@@ -105,29 +106,49 @@ class _Merge:
         self.base = {path: self.modules[path].weight.detach().clone() for path in self.paths}
         self.lines = [_Line(d, batch, answer_weight) for d, batches in rows.items() for batch in batches]
         self.unit = {path: _unit(self.modules, path) for path in self.paths}
-        self.crossing = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        self.before: dict[str, str] = {}  # unit -> the unit whose output is all that it is given anew
         self.found: dict[str, Tensor] = {}
         self.groups: list[list[str]] = []
         self.writers: list[str] = []
-        self.units, self.called = self._order()
+        self.units = self._order()
         self.done: list[str] = []
 
     # -- which unit runs when ------------------------------------------------------------------------
 
-    def _order(self) -> tuple[list[str], dict[str, set[str]]]:
-        """Return the units in an order that every domain's run agrees with, and the domains that run each."""
-        after: dict[str, set[str]] = {}
-        called: dict[str, set[str]] = {}
-        for line in self.lines:
+    def _order(self) -> list[str]:
+        """Return the units in an order that every batch's run agrees with; note what each is given.
 
-            def note(_m: Any, args: Any, kwargs: Any, unit: str, line: _Line = line) -> None:
+        Raises:
+            MergeError: a unit that runs more than once in one run.
+        """
+        after: dict[str, set[str]] = {}
+        feeds: dict[str, set[str]] = {}
+        for line in self.lines:
+            made: dict[str, Tensor] = {}
+
+            def note(
+                _m: Any, args: Any, kwargs: Any, unit: str, line: _Line = line, made: Any = made
+            ) -> None:
+                if unit in line.calls:
+                    raise MergeError(
+                        f"'{unit}' runs more than once on one batch, so it cannot be solved alone"
+                    )
+                last = next(reversed(line.calls), "")
                 rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
                 line.calls[unit] = (tuple(args[1:]), rest)
+                into = args[0] if args else kwargs["hidden_states"]
+                same = last in made and made[last].shape == into.shape and torch.equal(made[last], into)
+                feeds.setdefault(unit, set()).add(last if same else "")
 
-            handles = [
-                self.modules[unit].register_forward_pre_hook(partial(note, unit=unit), with_kwargs=True)
-                for unit in dict.fromkeys(self.unit.values())
-            ]
+            def keep(_m: Any, _i: Any, output: Any, unit: str, made: Any = made) -> None:
+                made.clear()
+                made[unit] = _stream(output)
+
+            handles = []
+            for unit in dict.fromkeys(self.unit.values()):
+                module = self.modules[unit]
+                handles.append(module.register_forward_pre_hook(partial(note, unit=unit), with_kwargs=True))
+                handles.append(module.register_forward_hook(partial(keep, unit=unit)))
             try:
                 self.model(**line.inputs)
             finally:
@@ -136,43 +157,37 @@ class _Merge:
             order = list(line.calls)
             for before, unit in zip([None, *order], order, strict=False):
                 after.setdefault(unit, set()).update({before} if before else ())
-                called.setdefault(unit, set()).add(line.domain)
-        return list(TopologicalSorter(after).static_order()), called
+        self.before = {unit: next(iter(own)) for unit, own in feeds.items() if len(own) == 1 and own != {""}}
+        return list(TopologicalSorter(after).static_order())
 
     # -- running -------------------------------------------------------------------------------------
 
     @contextmanager
     def _replaying(self, line: _Line, stream: str) -> Iterator[None]:
-        """Let units that are done return what they gave: only the last of a chain is ever looked at."""
+        """Let units that are done return what they gave."""
         kept = line.outputs[stream]
         patched = []
         try:
             for unit in self.done:
-                chain = self._chain_of(unit)
-                if line.domain in self.called[unit]:
+                if unit in line.calls:
                     module = self.modules[unit]
-                    module.forward = lambda *a, chain=chain, **k: kept[chain]
+                    module.forward = lambda *a, unit=unit, **k: kept[unit]
                     patched.append(module)
             yield
         finally:
             for module in patched:
                 del module.forward
 
-    def _chain_of(self, unit: str) -> str:
-        head, _, tail = unit.rpartition(".")
-        return head if tail.isdigit() and isinstance(self.modules[head], nn.ModuleList) else unit
-
     def _run(self, line: _Line, stream: str, unit: str, hooks: Mapping[str, Callable[..., Any]]) -> None:
         """Run the model as far as a unit, or the unit alone where what goes into it is known."""
         handles = [
             self.modules[path].register_forward_hook(hook, with_kwargs=True) for path, hook in hooks.items()
         ]
-        chain = self._chain_of(unit)
         try:
-            if chain in line.outputs[stream] and not self.crossing:
-                # Units of a chain are given the same beside the stream: masks, places.
+            if (before := self.before.get(unit)) is not None:
+                # Beside the stream it is given what does not depend on weights: masks, places.
                 rest, named = line.calls[unit]
-                self.modules[unit](_stream(line.outputs[stream][chain]), *rest, **named)
+                self.modules[unit](_stream(line.outputs[stream][before]), *rest, **named)
             else:
                 with self._replaying(line, stream):
                     self.model(**line.inputs)
@@ -183,7 +198,7 @@ class _Merge:
                 handle.remove()
 
     def _lines_of(self, unit: str) -> list[_Line]:
-        return [line for line in self.lines if line.domain in self.called[unit]]
+        return [line for line in self.lines if unit in line.calls]
 
     def expert_pass(self, unit: str) -> None:
         """Run the unit with each expert's weights on what the expert has made so far; note what comes out."""
@@ -220,7 +235,7 @@ class _Merge:
                 also(module, args, kwargs, output)
             into = args[0] if args else kwargs["hidden_states"]
             line.before[stream] = into.reshape(-1, into.shape[-1])
-            line.outputs[stream][self._chain_of(unit)] = output
+            line.outputs[stream][unit] = output
             raise _Stop
 
         return end
@@ -229,6 +244,10 @@ class _Merge:
         """Run the finished unit on what the merged model has made so far."""
         for line in self._lines_of(unit):
             self._run(line, "merged", unit, {unit: self._ending(line, "merged", unit)})
+            if all(self.before.get(each) for each in self.units[len(self.done) :]):
+                # What is left runs unit after unit, and asks for nothing older.
+                for stream in line.outputs.values():
+                    stream.pop(self.before[unit], None)
         self.done.append(unit)
 
     def _writers(self, unit: str, line: _Line) -> list[str]:
@@ -236,12 +255,14 @@ class _Merge:
         alone = [group[0] for group in self.groups if len(group) == 1]
         if unit in self.paths:
             return []
-        out = line.outputs["expert"][self._chain_of(unit)]
+        out = line.outputs["expert"][unit]
         out = _stream(out)
         total = line.before["expert"]
         writers = [path for path in alone if line.given[path].shape == total.shape]
         for path in writers:
             total = total + line.given[path]
+        if out.numel() != total.numel():
+            return []
         near = torch.allclose(total, out.reshape(total.shape), rtol=1e-3, atol=1e-3 * float(out.std()))
         return writers if near else []
 

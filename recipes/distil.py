@@ -127,6 +127,8 @@ def run(config: Config, log: Log) -> Run:
     family = families.detect(base)
     loaded = family.load(base, dtype=torch.float32, device=config.device)
     loaded.model.eval()
+    if getattr(loaded.model.config, "is_encoder_decoder", False):
+        raise ConfigError(f"{config.model} has an encoder and a decoder; distil takes models without")
     experts = {domain: dict(read_adapter(folder).modules) for domain, folder in folders.items()}
     batches = {
         domain: [batch for _, batch in Forced(loaded, family, samples, batch_size=config.batch_size).batches]

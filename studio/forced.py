@@ -55,7 +55,7 @@ class Forced:
         """Encode the samples; rows of like length go into one batch."""
         self._model, self.count = loaded.model, len(samples)
         items = [family.encode(loaded.processor, sample, True) for sample in samples]
-        order = sorted(range(len(items)), key=lambda at: int(items[at]["input_ids"].numel()))
+        order = sorted(range(len(items)), key=lambda at: int(items[at]["labels"].numel()))
         self.batches: list[tuple[list[int], Batch]] = []
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]

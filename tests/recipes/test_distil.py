@@ -11,11 +11,12 @@ from torch.nn.functional import kl_div
 from recipes import _layerwise, distil
 from recipes._distil import polished, write_deltas
 from recipes._layerwise import layerwise
+from studio import plugins
 from studio.adapters import Factors, lora_modules, read_adapter
 from studio.assets import find_data
 from studio.config import load
 from studio.data import load_data
-from studio.errors import ConfigError
+from studio.errors import ConfigError, MergeError
 from studio.families import family
 from studio.forced import Forced
 from studio.log import QuietLog
@@ -24,6 +25,8 @@ from studio.types import Batch, Loaded
 
 #: Two domains: one of pictures, one of sounds; so the towers are other ones and the language model is shared.
 DOMAINS = {"textiles": ["llm", "vision", "projector"], "commands": ["llm", "audio", "projector"]}
+#: Encoder-decoders, and towers that run for each medium apart.
+REFUSED = ("whisper", "granite_speech", "phi4_multimodal", "qwen3_omni")
 Bound = tuple[Loaded, dict[str, dict[str, Factors]], dict[str, list[Batch]]]
 
 
@@ -96,12 +99,20 @@ def test_a_single_expert_is_found_again_on_what_it_was_shown(whole: Bound) -> No
             assert (logits(loaded, deltas, batch) - expert).norm() < 0.03 * changed
 
 
-def test_layers_that_a_unit_at_a_time_gives_are_those_of_whole_runs(
+def test_units_that_run_alone_are_solved_as_in_whole_runs(
     whole: Bound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, experts, batches = whole
     fast = layerwise(loaded.model, experts, batches)
-    monkeypatch.setattr(loaded.model.config, "is_encoder_decoder", True, raising=False)
+    order = _layerwise._Merge._order
+
+    def forgetting(merge: _layerwise._Merge) -> list[str]:
+        found = order(merge)
+        assert len(merge.before) >= 3  # the layers of each part after its first
+        merge.before = {}
+        return found
+
+    monkeypatch.setattr(_layerwise._Merge, "_order", forgetting)
     slow = layerwise(loaded.model, experts, batches)
     assert fast.keys() == slow.keys()
     assert all(torch.allclose(fast[path], slow[path], atol=1e-5) for path in fast)
@@ -178,3 +189,41 @@ def test_the_smoke_preset_writes_an_adapter_and_what_was_kept(tmp_path: Path) ->
         f"{d}.{w}" for d in ("textiles", "handwriting") for w in ("expert", "merged")
     }
     assert read_adapter(tmp_path / "run" / "adapter").names()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in plugins.names("families") if name not in REFUSED])
+def test_an_expert_of_any_family_is_found_again(
+    name: str, tiny: Callable[[str], Path], questions: Callable[[str, int], list[Any]]
+) -> None:
+    kind = family(name)
+    loaded = kind.load(tiny(name), dtype=torch.float32)
+    loaded.model.eval()
+    draw = torch.Generator().manual_seed(1)
+    expert: dict[str, Factors] = {}
+    for path in (p for ps in lora_modules(loaded.model, kind, kind.lora_targets).values() for p in ps):
+        module = loaded.model.get_submodule(path)
+        if not isinstance(module, torch.nn.Linear):
+            continue
+        rows, columns = module.weight.shape
+        a, b = (torch.randn(2, columns, generator=draw), torch.randn(rows, 2, generator=draw))
+        expert[path] = Factors(a=0.1 * a, b=0.1 * b, shape=(rows, columns))
+    batches = [batch for _, batch in Forced(loaded, kind, questions(name, 4), batch_size=2).batches]
+    deltas = layerwise(loaded.model, {"one": expert}, {"one": batches}, ridge=1e-7)
+    for batch in batches:
+        before, meant = logits(loaded, {}, batch), logits(loaded, own(expert), batch)
+        assert (logits(loaded, deltas, batch) - meant).norm() < 0.05 * (meant - before).norm()
+
+
+@pytest.mark.slow
+def test_towers_that_run_for_each_medium_are_refused(
+    tiny: Callable[[str], Path], questions: Callable[[str, int], list[Any]]
+) -> None:
+    kind = family("granite_speech")
+    loaded = kind.load(tiny("granite_speech"), dtype=torch.float32)
+    path = lora_modules(loaded.model, kind, ["audio"])["audio"][0]
+    rows, columns = loaded.model.get_submodule(path).weight.shape
+    expert = {path: Factors(a=torch.ones(1, columns), b=torch.ones(rows, 1), shape=(rows, columns))}
+    batches = [b for _, b in Forced(loaded, kind, questions("granite_speech", 2), batch_size=2).batches]
+    with pytest.raises(MergeError, match="runs more than once on one batch"):
+        layerwise(loaded.model, {"one": expert}, {"one": batches})
