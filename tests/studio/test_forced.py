@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from studio import plugins
 from studio.assets import find_data, find_model
 from studio.data import load_data
 from studio.families import family
@@ -54,3 +55,17 @@ def test_figures_of_a_row_follow_from_its_tokens() -> None:
     row = Row(tokens=4, right=3, log_p=4 * math.log(0.5))
     assert (row.exact, row.share, row.likelihood) == (0.0, 0.75, pytest.approx(0.5))
     assert Row(tokens=4, right=4, log_p=-1.0).exact == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plugins.names("families"))
+def test_log_p_of_any_family_is_that_of_the_likelihood(
+    name: str, tiny: Callable[[str], Path], questions: Callable[[str, int], list[Sample]]
+) -> None:
+    kind = family(name)
+    loaded = kind.load(tiny(name))
+    asked = questions(name, 3)
+    expected = log_probs(loaded, kind, asked, [s.answer for s in asked], within=lambda: nullcontext(loaded))
+    rows = Forced(loaded, kind, asked, batch_size=2).ask()
+    assert [row.tokens for row in rows] == [count for _, count in expected]
+    assert [row.log_p for row in rows] == pytest.approx([p for p, _ in expected], abs=1e-2)
