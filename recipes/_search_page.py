@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from recipes._search_bench import Objective, Values
+from recipes._search_makers import MAKERS
 from recipes._search_result import Found, surpasses, words
 from studio.chart import STYLE, Chart, Line, drawing
 from studio.chart_picture import picture
@@ -53,11 +54,12 @@ def write_search_card(
 ) -> None:
     """Write README.md of a finished search."""
     summary, note = _summary(config, best, count)
+    again = f"triptych merge {config.output / 'merge.yaml'} -o OUT\n"
     write_card(
         config.output, f"Merge of {', '.join(config.experts)}", record,
         summary=f"{summary}\n\n{note}\n\n{_markdown(told)}", tags=("triptych", "merge", "search"),
-        use=f"triptych merge {config.output / 'merge.yaml'} -o OUT\n"
-        f"triptych app {config.model} {config.output / 'adapter'}",
+        use=("" if best.candidate.method in MAKERS else again)
+        + f"triptych app {config.model} {config.output / 'adapter'}",
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from optuna.trial import TrialState
 
 from recipes._search_bench import Bench, Objective, Setting, check_score, read_objectives
 from recipes._search_experts import Against, find_experts, hash_of, several_tasks
+from recipes._search_makers import MAKERS
 from recipes._search_page import write_search_card
 from recipes._search_report import report
 from recipes._search_result import chosen, found_of, front_of, study_found, write_search
@@ -234,9 +235,8 @@ def run(config: Config, log: Log) -> Run:
     done = dataclasses.replace(record, state="finished", metrics=metrics, timings=timings)
     write_run(config.output, done)
     write_search_card(config, done, told, best, len(every))
-    log.say(
-        f"the best: triptych merge {config.output / 'merge.yaml'} -o OUT; see {config.output / 'report.html'}"
-    )
+    made = config.output / ("adapter" if best.candidate.method in MAKERS else "merge.yaml")
+    log.say(f"the best: {made}; see {config.output / 'report.html'}")
     return Run(folder=config.output, metrics=metrics)
 
 
