@@ -28,6 +28,8 @@ from studio.types import Sample
 
 #: Scores that one pass over the references gives, and what they are called of a row.
 FORCED = {"exact": "exact", "tokens": "share", "likelihood": "likelihood"}
+#: The score that still tells merges apart where all have 0 by another.
+FINE = "likelihood"
 #: What an objective may be beside a domain.
 TOGETHER = ("mean", "worst")
 #: The share of the rows that a candidate is tried on first.

@@ -16,7 +16,7 @@ from mergers import merge
 from mergers._factors import factorise
 from recipes._baselines import Baseline, baselines
 from recipes._retained import Retained, Share, retained
-from recipes._search_bench import Bench, Values
+from recipes._search_bench import FINE, Bench, Values
 from recipes._search_makers import MAKERS
 from recipes._search_page import write_page
 from recipes._search_result import Found, words
@@ -164,7 +164,7 @@ def _tried(config: Config, bench: Bench, wanted: Mapping[str, Baseline], log: Lo
         names = [each.name for each in wanted.values() if each.kind == kind]
         if kind in ("peft", "mergekit"):
             first = {name: _mean(look(name, False), score) for name in names}
-            names = sorted(names, key=lambda name: -first[name])[: WIDER * config.baselines.keep]
+            names = sorted(names, key=lambda name: first[name], reverse=True)[: WIDER * config.baselines.keep]
         found |= {name: look(name, True) for name in names}
         log.advance(sum(each.kind == kind for each in wanted.values()))
     return found
@@ -176,13 +176,17 @@ def _reported(config: Config, wanted: Mapping[str, Baseline], tried: Mapping[str
     for kind in dict.fromkeys(each.kind for each in wanted.values()):
         own = [name for name in tried if wanted[name].kind == kind]
         if kind in ("peft", "mergekit"):
-            own = sorted(own, key=lambda name: -_mean(tried[name], config.score))[: config.baselines.keep]
+            own = sorted(own, key=lambda name: _mean(tried[name], config.score), reverse=True)[
+                : config.baselines.keep
+            ]
         names |= set(own)
     return names
 
 
-def _mean(values: Values, score: str) -> float:
-    return sum(values[score].values()) / len(values[score])
+def _mean(values: Values, score: str) -> tuple[float, float]:
+    """Return the mean over the domains by the score, and by what tells merges apart that have 0 of it."""
+    first, second = (sum(values[name].values()) / len(values[name]) for name in (score, FINE))
+    return first, second
 
 
 def _answers(

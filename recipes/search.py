@@ -29,7 +29,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
-from recipes._search_bench import Bench, Objective, Setting, check_score, read_objectives
+from recipes._search_bench import FINE, Bench, Objective, Setting, check_score, read_objectives
 from recipes._search_experts import Against, find_experts, hash_of, several_tasks
 from recipes._search_makers import MAKERS
 from recipes._search_page import write_search_card
@@ -167,7 +167,7 @@ def run(config: Config, log: Log) -> Run:
     setting = Setting(
         model=model, experts=experts, search={d: t.search for d, t in rows.items()},
         fit={d: t.fit for d, t in rows.items()},
-        scores=tuple(dict.fromkeys([config.score, *(o.score for o in objectives)])),
+        scores=tuple(dict.fromkeys([config.score, *(o.score for o in objectives), FINE])),
         batch_size=config.batch_size, max_new_tokens=config.max_new_tokens, device=config.device,
         seed=config.seed,
     )  # fmt: skip
