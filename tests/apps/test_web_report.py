@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import Callable
@@ -143,8 +144,14 @@ def test_experts_and_blind_visitors_see_nothing(evaluated: Path, app: Any, tmp_p
     from studio.store import Store
 
     engine: Any = SimpleNamespace(names=["base", "loom"], folders={})
-    with Store(f"sqlite:///{tmp_path / 'kept.db'}") as store, gr.Blocks():
-        page = report._Reports(Desk(engine, store, Examples(None), runs=evaluated, blind=True))
+    with Store(f"sqlite:///{tmp_path / 'kept.db'}") as store:
+        desk = Desk(engine, store, Examples(None), runs=evaluated, blind=True)
+
+        async def laid_out() -> report._Reports:  # where there is no event loop, Gradio leaves one open
+            with gr.Blocks(analytics_enabled=False):
+                return report._Reports(desk)
+
+        page = asyncio.run(laid_out())
         request: Any = SimpleNamespace(session_hash="s")
         asked = [page.look(None, request), page.show("trials/eval", request)]
         for told in (*asked, page.take("trials/eval", request)):
