@@ -52,6 +52,8 @@ def by_loss(groups: Sequence[Group], losses: Mapping[Group, float], strength: fl
     sizes = Counter(groups)
     if wrong := [group for group in sizes if not math.isfinite(losses.get(group, math.nan))]:
         raise ValueError(f"the group {wrong[0]!r} has no finite loss")
+    if not sizes:
+        return []
     highest = max(losses[group] for group in sizes)
     shares = {group: math.exp(strength * (losses[group] - highest)) for group in sizes}
     whole = sum(shares.values())

@@ -1,4 +1,4 @@
-"""Show one thing: a recipe, method, family, metric, format, augmentation or step, or what is in a folder."""
+"""Show one thing: a recipe, method, family, metric, format, augmentation, step ..., or what is in a folder."""
 
 from __future__ import annotations
 
@@ -108,6 +108,11 @@ def _augmentation(module: ModuleType) -> str:
     return "\n".join([inspect.getdoc(module.augment) or "", "", "settings, besides p:", *rows])
 
 
+def _perturbation(module: ModuleType) -> str:
+    levels = ", ".join(f"{level:g}" for level in module.LEVELS)
+    return f"{inspect.getdoc(module.perturb) or ''}\n\nstrengths 1 to 5: {levels}  {module.UNIT}"
+
+
 DETAILS: dict[str, Callable[[ModuleType], str]] = {
     "recipes": _recipe,
     "methods": _method,
@@ -115,6 +120,7 @@ DETAILS: dict[str, Callable[[ModuleType], str]] = {
     "metrics": _metric,
     "formats": _format,
     "augment": _augmentation,
+    "perturb": _perturbation,
     "steps": _step,
 }
 
