@@ -1,4 +1,4 @@
-"""Show one thing: a recipe, method, family, metric, format, augmentation, step ..., or what is in a folder."""
+"""Show one thing: a recipe, method, family, metric, format, augmentation, step, or what is in a folder."""
 
 from __future__ import annotations
 
