@@ -113,6 +113,10 @@ class Encoded(Sequence[Batch]):
         both.instead, both._mean_weight = instead, None
         return both
 
+    def weighed(self, batch: Sequence[int]) -> float:
+        """Return the supervised tokens of a batch, each times its row's weight."""
+        return sum(self.weights[index] * self.learned[index] for index in batch)
+
     def supervision(self, batch: Sequence[int]) -> float:
         """Return what a batch's loss is divided by: its supervised tokens, times the mean weight of all.
 
@@ -120,8 +124,7 @@ class Encoded(Sequence[Batch]):
         rows, and with one row to a step weights would mean nothing. Over all samples both are the same.
         """
         if self._mean_weight is None:
-            whole = sum(weight * count for weight, count in zip(self.weights, self.learned, strict=True))
-            self._mean_weight = whole / (sum(self.learned) or 1)
+            self._mean_weight = self.weighed(range(len(self))) / (sum(self.learned) or 1)
         return self._mean_weight * sum(self.learned[index] for index in batch)
 
 

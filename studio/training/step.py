@@ -143,7 +143,9 @@ class Steps:
                 self.processes.backward(self.model, share * world, last=not alone)
                 loss += share.detach()
             self._parts.append((rows, share.detach()))
-        return loss
+        # What is told is the mean over the step's own tokens: a step of light rows learns less, but does not
+        # know its rows better.
+        return loss * (supervision / (data.weighed(batch) or supervision))
 
     def _careful(self, data: Encoded, batch: Sequence[int]) -> bool:
         """Say whether several processes agree before they exchange gradients; all of them say the same."""
