@@ -16,7 +16,7 @@ from studio.config import load
 from studio.log import QuietLog
 from studio.training.tracking import read_metrics
 
-#: The first process limits its address space to what it has after two steps, and seven tenths of what one took.
+#: The first process limits its address space to what it has after two steps, and 0.7 of what one took.
 CHILD = """
 import ctypes, resource, sys
 from recipes import sft
