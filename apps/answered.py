@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apps.figures import filled
 from studio import plugins
 from studio.errors import DataError
 
@@ -66,10 +67,7 @@ def needed_columns(metric: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     """
     module = plugins.load("metrics", metric)
     wanted = getattr(module, "NEEDS", ())
-    found = {name: [row.get(name, row["groups"].get(name, "")) for row in rows] for name in wanted}
-    return {
-        name: values for name, values in found.items() if name == "context" or any(v != "" for v in values)
-    }
+    return filled({name: [row.get(name, row["groups"].get(name, "")) for row in rows] for name in wanted})
 
 
 def _row(line: str, where: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.assets import find_model
-from studio.errors import CheckpointError, TriptychError
+from studio.errors import CheckpointError, ConfigError, TriptychError
 
 if TYPE_CHECKING:
     from studio.types import Sample
@@ -167,6 +167,33 @@ def one_base(choices: Sequence[Choice]) -> tuple[Path, dict[str, Path | None]]:
             )
         variants[choice.name] = choice.adapter or (None if same else choice.base)
     return base, variants
+
+
+def check_limit(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` for a ``--limit`` that leaves no row."""
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+
+
+def read_sets(
+    options: argparse.Namespace, paths: Mapping[str, Path], choices: Sequence[Choice]
+) -> dict[str, Sequence[Sample]]:
+    """Return the rows of the sets that are asked; all models have to take what is in them."""
+    from studio.data import check_modalities, load_data
+    from studio.families import detect
+
+    data = {name: load_data(path, split=options.split)[: options.limit] for name, path in paths.items()}
+    for base, _ in by_base(choices):
+        for samples in data.values():
+            check_modalities(samples, detect(base))
+    return data
+
+
+def fleet_of(choices: Sequence[Choice]) -> Fleet:
+    """Return the choices as one, an engine for each base."""
+    from studio.variants import Engine
+
+    return Fleet([Engine(*one_base(group)) for _, group in by_base(choices)])
 
 
 class Fleet:

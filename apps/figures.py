@@ -27,6 +27,11 @@ def columns(samples: Sequence[Sample], modules: Mapping[str, ModuleType]) -> dic
     found = {
         name: [sample.extra.get(name, sample.groups.get(name, "")) for sample in samples] for name in wanted
     }
+    return filled(found)
+
+
+def filled(found: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the columns that any row has, and those that metrics can do without."""
     optional = {"context"}  # without one, the reference says what is true
     return {
         name: values for name, values in found.items() if name in optional or any(v != "" for v in values)

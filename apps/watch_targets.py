@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from apps.choices import Choice, Fleet, by_base, one_base, read_choice
+from apps.choices import Choice, by_base, fleet_of, one_base, read_choice
 from studio.errors import CheckpointError, TriptychError
 from studio.types import Sample
 
@@ -73,10 +73,7 @@ class FolderTarget:
 
     def answerer(self, names: Iterable[str]) -> Answerer:
         """Return an engine for each base."""
-        from studio.variants import Engine
-
-        groups = by_base([self._found[name] for name in names])
-        return Fleet([Engine(*one_base(group)) for _, group in groups])
+        return fleet_of([self._found[name] for name in names])
 
     def _read(self, place: Path) -> Choice:
         adapter = next((p for p in (place, place / "adapter") if (p / "adapter_config.json").is_file()), None)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from mergers._factors import factorise
 from recipes._layerwise import Experts, Rows, layerwise
 from studio.adapters import Factors, write_adapter
 from studio.checkpoint import Checkpoint
+from studio.overlay import overlaid, weight_of
 from studio.types import Batch
 
 
@@ -73,48 +75,39 @@ def polished(
         seed: of the batches' order.
         advance: is told of each step.
     """
-    modules = dict(model.named_modules())
-    base = {path: modules[path].weight.detach().clone() for path in deltas}
-
-    def put(weights: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for path, weight in weights.items():
-                modules[path].weight.copy_(weight)
-
+    told: dict[str, list[Tensor]] = {}
+    for domain, batches in rows.items():
+        own = {path: f.delta() for path, f in experts[domain].items() if path in deltas}
+        with overlaid(model, own), torch.no_grad():
+            told[domain] = [_learned(model, batch).log_softmax(-1) for batch in batches]
+    weights = {path: weight_of(model, path) for path in deltas}
+    base = {path: weight.detach().clone() for path, weight in weights.items()}
     learns = [parameter.requires_grad for parameter in model.parameters()]
     try:
-        told: dict[str, list[Tensor]] = {}
-        for domain, batches in rows.items():
-            own = {path: f.delta() for path, f in experts[domain].items() if path in base}
-            put({path: base[path] + own[path] if path in own else base[path] for path in base})
-            with torch.no_grad():
-                told[domain] = [_learned(model, batch).log_softmax(-1) for batch in batches]
-        put({path: base[path] + delta for path, delta in deltas.items()})
-        model.requires_grad_(False)
-        learning = [modules[path].weight.requires_grad_(True) for path in deltas]
-        optimiser = torch.optim.AdamW(learning, lr=lr, weight_decay=0.0)
-        random = Random(seed)
-        order: dict[str, list[int]] = {domain: [] for domain in rows}
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            for domain, batches in rows.items():
-                if not order[domain]:
-                    order[domain] = random.sample(range(len(batches)), len(batches))
-                at = order[domain].pop()
-                target = told[domain][at]
-                said = _learned(model, batches[at]).log_softmax(-1)
-                loss = nn.functional.kl_div(said, target, log_target=True, reduction="batchmean")
-                loss.backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            advance(1)
-        return {path: (modules[path].weight.detach() - base[path]).clone() for path in deltas}
+        with overlaid(model, deltas):
+            model.requires_grad_(False)
+            learning = [weight.requires_grad_(True) for weight in weights.values()]
+            optimiser = torch.optim.AdamW(learning, lr=lr, weight_decay=0.0)
+            random = Random(seed)
+            order: dict[str, list[int]] = {domain: [] for domain in rows}
+            for step in range(steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+                for domain, batches in rows.items():
+                    if not order[domain]:
+                        order[domain] = random.sample(range(len(batches)), len(batches))
+                    at = order[domain].pop()
+                    said = _learned(model, batches[at]).log_softmax(-1)
+                    meant = told[domain][at]
+                    nn.functional.kl_div(said, meant, log_target=True, reduction="batchmean").backward()
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                advance(1)
+            return {path: (weight.detach() - base[path]).clone() for path, weight in weights.items()}
     finally:
         for parameter, before in zip(model.parameters(), learns, strict=True):
             parameter.requires_grad_(before)
             parameter.grad = None
-        put(base)
 
 
 def _learned(model: nn.Module, batch: Batch) -> Tensor:
@@ -131,16 +124,15 @@ def write_deltas(
     model: str,
     base: Path,
     family: str,
-    made_by: str = "distil",
+    note: Mapping[str, Any],
 ) -> Path:
     """Write deltas as an adapter that loses nothing of them, and return its folder.
 
-    ``model`` is the base as the adapter names it, ``base`` its folder.
+    ``model`` is the base as the adapter names it, ``base`` its folder; ``note`` says what made it.
     """
     factors = {}
     for path, delta in deltas.items():
         pair = factorise(delta.float(), "lossless")
         factors[path] = Factors(a=pair.a, b=pair.b, shape=(len(pair.b), pair.a.shape[1]))
     fingerprint = Checkpoint(base).fingerprint()
-    note = {"made_by": made_by}
     return write_adapter(folder, factors, base=model, family=family, base_fingerprint=fingerprint, note=note)

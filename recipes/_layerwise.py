@@ -203,10 +203,13 @@ class _Merge:
     def expert_pass(self, unit: str) -> None:
         """Run the unit with each expert's weights on what the expert has made so far; note what comes out."""
         paths = [path for path in self.paths if self.unit[path] == unit]
-        for line in self._lines_of(unit):
-            for path in paths:
-                factors = self.experts[line.domain].get(path)
-                self._put(path, self.base[path] + factors.delta() if factors else self.base[path])
+        domain = None
+        for line in self._lines_of(unit):  # a domain's stand together
+            if line.domain != domain:
+                domain = line.domain
+                for path in paths:
+                    factors = self.experts[domain].get(path)
+                    self._put(path, self.base[path] + factors.delta() if factors else self.base[path])
             line.given = {}
 
             def note(module: Any, args: Any, kwargs: Any, output: Any, path: str, line: _Line = line) -> None:
@@ -224,7 +227,7 @@ class _Merge:
             shared.setdefault(id(taken), []).append(path)
         self.groups = list(shared.values())
         for path in paths:
-            self._put(path, self.base[path] + self.found[path] if path in self.found else self._start(path))
+            self._put(path, self.base[path] + self._mean(path))
         self.writers = self._writers(unit, first)
         for line in self._lines_of(unit):
             line.taken = []
@@ -345,9 +348,6 @@ class _Merge:
     def _mean(self, path: str) -> Tensor:
         deltas = [modules[path].delta() for modules in self.experts.values() if path in modules]
         return torch.stack(deltas).sum(0) / len(self.experts)
-
-    def _start(self, path: str) -> Tensor:
-        return self.base[path] + self._mean(path)
 
     def _put(self, path: str, weight: Tensor) -> None:
         self.modules[path].weight.data.copy_(weight)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mergers import merge
-from mergers._factors import factorise
 from recipes._baselines import Baseline, baselines
+from recipes._distil import write_deltas
 from recipes._retained import Retained, Share, retained
 from recipes._search_bench import FINE, Bench, Values
 from recipes._search_makers import MAKERS
@@ -22,8 +22,6 @@ from recipes._search_page import write_page
 from recipes._search_result import Found, words
 from recipes._search_rows import Taken
 from studio import plugins
-from studio.adapters import Factors, write_adapter
-from studio.checkpoint import Checkpoint
 from studio.files import atomic_write
 from studio.log import Log, QuietLog
 from studio.overlay import overlaid
@@ -126,14 +124,9 @@ def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Foun
         spec = best.candidate.spec(setting.model, paths, config.seed)
         merge(dataclasses.replace(spec, allow=("overwrite",)), config.output / "adapter", QuietLog())
         return
-    made = {path: factorise(delta.float(), "lossless") for path, delta in bench.merge(best.candidate).items()}
-    factors = {
-        path: Factors(a=pair.a, b=pair.b, shape=(len(pair.b), pair.a.shape[1])) for path, pair in made.items()
-    }
-    write_adapter(
-        config.output / "adapter", factors, base=config.model, family=bench.family.name,
-        base_fingerprint=Checkpoint(setting.model).fingerprint(),
-        note={"made_by": "search", "method": best.candidate.method},
+    write_deltas(
+        config.output / "adapter", bench.merge(best.candidate), model=config.model, base=setting.model,
+        family=bench.family.name, note={"made_by": "search", "method": best.candidate.method},
     )  # fmt: skip
 
 

@@ -142,7 +142,10 @@ def run(config: Config, log: Log) -> Run:
         answer_weight=config.answer_weight, balance=config.balance, polish=config.polish, lr=config.lr,
         seed=config.seed, advance=log.advance,
     )  # fmt: skip
-    write_deltas(config.output / "adapter", deltas, model=config.model, base=base, family=family.name)
+    write_deltas(
+        config.output / "adapter", deltas, model=config.model, base=base, family=family.name,
+        note={"made_by": "distil"},
+    )  # fmt: skip
 
     # What was kept, on rows that nothing was solved on.
     figures: dict[str, float] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from studio.errors import MediaError
+from studio.files import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -176,13 +177,8 @@ def save_image(path: Path | str, values: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        Image.fromarray(values).save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        Image.fromarray(values).save(file, format=path.suffix[1:])
 
 
 def save_sound(path: Path | str, samples: Samples, rate: int) -> None:

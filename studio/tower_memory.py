@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,11 +32,17 @@ def resting(family: Family, touched: Mapping[str, Collection[str]], name: str) -
     """
     found: dict[Modality, bool] = {}
     for modality, feature in family.features.items():
-        own = {each: [p for p in paths if under(p, feature.parts)] for each, paths in touched.items()}
+        own = {each: _inside(frozenset(paths), feature.parts) for each, paths in touched.items()}
         rest = [each for each, paths in own.items() if all(under(p, feature.projectors) for p in paths)]
         if name in rest and len(rest) > 1:
             found[modality] = not any(own[each] for each in rest)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _inside(paths: frozenset[str], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the paths under the parts; asked again with every question, for every variant."""
+    return tuple(path for path in paths if under(path, parts))
 
 
 class TowerMemory:

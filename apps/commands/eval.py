@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from apps.choices import (
-    Fleet,
     asking_arguments,
-    by_base,
+    check_limit,
     data_argument,
+    fleet_of,
     merge_of,
     model_arguments,
-    one_base,
     read_choices,
+    read_sets,
 )
 from apps.gate import check_names, judge, read_rule
 from apps.judge_options import judge_arguments, read_judging
@@ -103,8 +103,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = _metrics(options)
     if options.paraphrases < 0 or (options.paraphraser and not options.paraphrases):
         raise ConfigError("--paraphrases must be at least 1, and --paraphraser goes with it")
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+    check_limit(options)
     choices = read_choices(options.models)
     names = [choice.name for choice in choices]
     paths = {name: find_data(name) for name in dict.fromkeys(options.data)}
@@ -122,18 +121,11 @@ def run(options: argparse.Namespace) -> int:
 
     from apps.evaluate import evaluate
     from apps.figures import table
-    from studio.data import check_modalities, load_data
-    from studio.families import detect
     from studio.log import best_log
     from studio.training.threads import set_threads
-    from studio.variants import Engine
 
     set_threads()
-    data = {name: load_data(path, split=options.split)[: options.limit] for name, path in paths.items()}
-    groups = by_base(choices)
-    for base, _ in groups:
-        for samples in data.values():
-            check_modalities(samples, detect(base))
+    data = read_sets(options, paths, choices)
     cache = options.out / "answers" if options.out else None
     judging = read_judging(options, best_log(), cache) if options.judge else None
     again = {}
@@ -146,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
             for name, samples in data.items()
         }
     results = evaluate(
-        Fleet([Engine(*one_base(group)) for _, group in groups]),
+        fleet_of(choices),
         data,
         metrics,
         best_log(),

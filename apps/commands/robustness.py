@@ -6,16 +6,15 @@ import argparse
 from pathlib import Path
 
 from apps.choices import (
-    Fleet,
     asking_arguments,
-    by_base,
+    check_limit,
     data_argument,
+    fleet_of,
     model_arguments,
-    one_base,
     read_choices,
+    read_sets,
 )
 from studio import plugins
-from studio.errors import ConfigError
 
 EXAMPLE = (
     "triptych robustness nano-omni runs/textiles --data textiles --out runs/robust\n"
@@ -74,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = list(dict.fromkeys(options.metric or ["exact_match"]))
     for metric in metrics:
         plugins.load("metrics", metric)
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+    check_limit(options)
     for name in options.perturbation:
         plugins.canonical("perturb", name)
     choices = read_choices(options.models)
@@ -86,18 +84,11 @@ def run(options: argparse.Namespace) -> int:
     from apps.attacks import Words, read_attacks, under_attack
     from apps.robustness import FILE, check_names, concerned, robustness
     from apps.robustness_figures import attack_table, curve_tables, write_figures
-    from studio.data import check_modalities, load_data
-    from studio.families import detect
     from studio.log import best_log
     from studio.training.threads import set_threads
-    from studio.variants import Engine
 
     set_threads()
-    data = {name: load_data(path, split=options.split)[: options.limit] for name, path in paths.items()}
-    groups = by_base(choices)
-    for base, _ in groups:
-        for samples in data.values():
-            check_modalities(samples, detect(base))
+    data = read_sets(options, paths, choices)
     names = check_names(options.perturbation)
     if not options.perturbation:
         names = [] if options.attack else concerned(names, data)
@@ -105,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     attacks = read_attacks(
         options.attack, data, eps=options.eps, sound_eps=options.sound_eps, steps=options.steps, words=words
     )
-    fleet = Fleet([Engine(*one_base(group)) for _, group in groups])
+    fleet = fleet_of(choices)
     settings = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
     hit = under_attack(fleet, data, attacks, metrics, best_log(), out=options.out, **settings)
     told = robustness(

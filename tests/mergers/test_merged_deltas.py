@@ -12,6 +12,7 @@ from studio import plugins
 from studio.adapters import add_lora, read_adapter, save_adapter
 from studio.errors import MergeError
 from studio.families import family
+from tests.drawn_experts import drawn_experts
 
 #: The factors that are written lie this far from the matrices that they come from, in float32.
 ROUNDING = 2e-5
@@ -19,17 +20,8 @@ ROUNDING = 2e-5
 
 @pytest.fixture(scope="module")
 def experts(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    kind, base = family("qwen_omni"), tiny("qwen_omni")
-    folder = tmp_path_factory.mktemp("experts")
-    for seed, towers in enumerate((["llm", "projector"], ["llm"])):
-        model = add_lora(kind.load(base).model, kind, towers, r=2, alpha=4, seed=seed)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for key, value in model.named_parameters():
-                if "lora_B" in key:
-                    value.normal_(0, 0.5, generator=draw)
-        save_adapter(model, folder / str(seed), base=base, family=kind)
-    return [folder / "0", folder / "1"]
+    towers = {"0": ["llm", "projector"], "1": ["llm"]}
+    return list(drawn_experts(tiny("qwen_omni"), tmp_path_factory.mktemp("experts"), towers, 0.5).values())
 
 
 def able(name: str) -> bool:

@@ -12,22 +12,14 @@ from studio.adapters import add_lora, lora_modules, read_adapter, save_adapter
 from studio.errors import CheckpointError, MergeError
 from studio.families import family
 from studio.overlay import overlaid
+from tests.drawn_experts import drawn_experts
 
 
 @pytest.fixture(scope="module")
 def experts(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return two experts of the tiny omni base, of one rank, on towers that are not all the same."""
-    kind, base = family("qwen_omni"), tiny("qwen_omni")
-    folder = tmp_path_factory.mktemp("experts")
-    for seed, (name, towers) in enumerate({"eyes": ["llm", "projector"], "ears": ["llm"]}.items()):
-        model = add_lora(kind.load(base).model, kind, towers, r=2, alpha=4, seed=seed)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for key, value in model.named_parameters():
-                if "lora_B" in key:
-                    value.normal_(0, 0.05, generator=draw)
-        save_adapter(model, folder / name, base=base, family=kind)
-    return {name: folder / name for name in ("eyes", "ears")}
+    towers = {"eyes": ["llm", "projector"], "ears": ["llm"]}
+    return drawn_experts(tiny("qwen_omni"), tmp_path_factory.mktemp("experts"), towers, 0.05)
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_an_adapter_of_the_deltas_loses_nothing(
     loaded, experts, batches = whole
     deltas = layerwise(loaded.model, experts, batches)
     base = tiny("qwen_omni")
-    folder = write_deltas(tmp_path / "one", deltas, model=str(base), base=base, family="qwen_omni")
+    folder = write_deltas(tmp_path / "one", deltas, model=str(base), base=base, family="qwen_omni", note={})
     read = dict(read_adapter(folder).modules)
     assert read.keys() == deltas.keys()
     assert all(torch.allclose(read[path].delta(), deltas[path], atol=1e-5) for path in deltas)

@@ -24,13 +24,13 @@ from recipes._search_makers import MAKERS, Ground, Maker, defaults_of
 from recipes._search_result import Found, chosen, front_of
 from recipes._search_rows import Rows, take_rows
 from recipes._search_space import Candidate, Space
-from studio.adapters import add_lora, read_adapter, save_adapter
+from studio.adapters import read_adapter
 from studio.config import from_dict
 from studio.data import load_data
 from studio.errors import TriptychError
-from studio.families import family
 from studio.log import QuietLog
 from studio.types import Run
+from tests.drawn_experts import drawn_experts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,17 +38,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def experts(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return two experts of the tiny omni base: one changes the projector, too."""
-    kind, base = family("qwen_omni"), tiny("qwen_omni")
-    folder = tmp_path_factory.mktemp("experts")
-    for seed, (name, towers) in enumerate({"north": ["llm", "projector"], "south": ["llm"]}.items()):
-        model = add_lora(kind.load(base).model, kind, towers, r=2, alpha=4, seed=seed)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for key, value in model.named_parameters():
-                if "lora_B" in key:
-                    value.normal_(0, 0.3, generator=draw)
-        save_adapter(model, folder / name, base=base, family=kind)
-    return {name: str(folder / name) for name in ("north", "south")}
+    towers = {"north": ["llm", "projector"], "south": ["llm"]}
+    made = drawn_experts(tiny("qwen_omni"), tmp_path_factory.mktemp("experts"), towers, 0.3)
+    return {name: str(folder) for name, folder in made.items()}
 
 
 @pytest.fixture

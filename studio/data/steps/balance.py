@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from studio.data.findings.copies import NOT_KNOWN
 from studio.data.steps._step import Bench, Edit, Outcome, removal, within
-from studio.data.steps._weights import weighed
+from studio.data.steps._weights import by_file, weighed
 from studio.errors import ConfigError, unknown
 from studio.reweight import balanced, independent
 from studio.types import Sample
@@ -63,9 +62,7 @@ def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
         raise ConfigError("balance: " + unknown("group", settings.group, known))
     if settings.label not in (*known, "answer", "none"):
         raise ConfigError("balance: " + unknown("label", settings.label, (*known, "answer", "none")))
-    files: dict[Path, list[Sample]] = {}
-    for sample in samples:
-        files.setdefault(sample.file, []).append(sample)
+    files = by_file(samples)
     report: dict[str, Any] = {}
     edits: list[Edit] = []
     bench.log.stage("balance", len(files), "files")

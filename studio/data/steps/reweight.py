@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from studio.data.findings.copies import NOT_KNOWN
 from studio.data.steps._step import Bench, Edit, Outcome, within
-from studio.data.steps._weights import weighed
+from studio.data.steps._weights import by_file, weighed
 from studio.errors import ConfigError, unknown
 from studio.files import sha256_file
 from studio.reweight import balanced, by_loss, capped, independent
@@ -75,9 +75,7 @@ def run(samples: Sequence[Sample], settings: Settings, bench: Bench) -> Outcome:
     if settings.how == "independent" and settings.label not in (*known, "answer"):
         raise ConfigError("reweight: " + unknown("label", settings.label, (*known, "answer")))
     losses = _losses(settings) if settings.groups else {}
-    files: dict[Path, list[Sample]] = {}
-    for sample in samples:
-        files.setdefault(sample.file, []).append(sample)
+    files = by_file(samples)
     report: dict[str, Any] = {}
     edits: list[Edit] = []
     bench.log.stage("reweight", len(files), "files")
