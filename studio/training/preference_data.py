@@ -105,9 +105,13 @@ class Preferences(Sequence[list[Batch]]):
         """Return the names of the tensors of an item's rows."""
         return self.encoded.keys(self.members[index][0])
 
-    def supervision(self, batch: Sequence[int]) -> float:
-        """Return the weight of a batch's items: what its loss is divided by."""
+    def weighed(self, batch: Sequence[int]) -> float:
+        """Return the weight of a batch's items."""
         return sum(self.weights[index] for index in batch)
+
+    def supervision(self, batch: Sequence[int]) -> float:
+        """Return what a batch's loss is divided by: its items, times the mean weight of all, as `Encoded`."""
+        return self.weighed(range(len(self))) / (len(self) or 1) * len(batch)
 
 
 def joined(collate: Collate) -> Callable[[Sequence[list[Batch]]], Batch]:

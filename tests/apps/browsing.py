@@ -1,14 +1,19 @@
-"""Chromium, its sizes, its pictures, and the faults that axe-core finds, for the tests of every page.
+"""Chromium, its sizes, its pictures, the faults that axe-core finds, and pages without it, for tests.
 
 Screenshots stand in ``runs/screenshots``, or where ``TRIPTYCH_SCREENSHOT_DIR`` says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import gradio as gr
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,6 +35,22 @@ SHOTS = Path(os.environ.get("TRIPTYCH_SCREENSHOT_DIR", "runs/screenshots"))
 SIZES = {"desktop": {"width": 1360, "height": 900}, "phone": {"width": 390, "height": 844}}
 LIMIT = 120_000  # milliseconds; a tiny model answers within one second, but the machine may be busy
 SERIOUS = ("serious", "critical")
+T = TypeVar("T")
+
+
+def laid_out(make: Callable[[], T]) -> T:
+    """Return what a function lays out of Gradio's parts, in a thread and an event loop of its own.
+
+    Gradio leaves a loop open where there is none, and the thread of a test that ran after a browser's has one
+    that is running.
+    """
+
+    async def inside() -> T:
+        with gr.Blocks(analytics_enabled=False):
+            return make()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, inside()).result()
 
 
 def shoot(page: Page, name: str) -> None:

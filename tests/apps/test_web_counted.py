@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from apps.web.desk import Desk
@@ -28,6 +26,7 @@ from studio.giveaway import given_away
 from studio.question_sets import make_set
 from studio.store import Store
 from studio.types import Sample
+from tests.apps.browsing import laid_out
 
 JANE = Visitor(name="jane", group="senior")
 NAMES = ("alder", "birch", "cedar")
@@ -90,14 +89,7 @@ def test_an_expert_of_a_blind_app_gets_neither_results_nor_files(tmp_path: Path)
         blind = Desk(Talking(), store, Examples(), runs=tmp_path, blind=True)  # type: ignore[arg-type]
         for _ in range(3):
             told(blind, "alder", "birch", "alder")
-
-        async def laid_out() -> (
-            _Results
-        ):  # Gradio makes event loops that it does not close where there is none
-            with gr.Blocks(analytics_enabled=False):
-                return _Results(blind)
-
-        page = asyncio.run(laid_out())
+        page = laid_out(lambda: _Results(blind))
         asked: Any = SimpleNamespace(session_hash="tab")
         shown = [str(part) for part in page.show("all", False, asked)]
         assert "This page is for the role engineer" in shown[2]
@@ -235,11 +227,7 @@ def test_the_parts_of_the_page_say_how_far_one_is(
 
 
 def test_without_sets_the_page_says_how_one_is_made(desk: Desk) -> None:
-    async def laid_out() -> _Questions:
-        with gr.Blocks(analytics_enabled=False):
-            return _Questions(desk)
-
-    page, asked = asyncio.run(laid_out()), SimpleNamespace(session_hash="tab")
+    page, asked = laid_out(lambda: _Questions(desk)), SimpleNamespace(session_hash="tab")
     assert "triptych questions make" in page.open(asked)[-1]  # type: ignore[arg-type]
     (told,) = page.ask("forged", asked)  # type: ignore[arg-type]
     assert "no such question set" in told[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import urllib.request
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from studio.adapters import Factors, write_adapter
 from studio.eval_report.assemble import Origin, assemble
 from studio.eval_report.evaluation import read_evaluation
 from studio.eval_report.page import write_report
-from tests.apps.browsing import SIZES, faults, shoot, too_wide
+from tests.apps.browsing import SIZES, faults, laid_out, shoot, too_wide
 from tests.studio.evaluations import answers, write_evaluation
 
 if TYPE_CHECKING:
@@ -136,8 +135,6 @@ def test_experts_and_blind_visitors_see_nothing(evaluated: Path, app: Any, tmp_p
             assert name not in text, (path, name)
     from types import SimpleNamespace
 
-    import gradio as gr
-
     from apps.web.desk import Desk
     from apps.web.examples import Examples
     from apps.web.pages import report
@@ -146,12 +143,7 @@ def test_experts_and_blind_visitors_see_nothing(evaluated: Path, app: Any, tmp_p
     engine: Any = SimpleNamespace(names=["base", "loom"], folders={})
     with Store(f"sqlite:///{tmp_path / 'kept.db'}") as store:
         desk = Desk(engine, store, Examples(None), runs=evaluated, blind=True)
-
-        async def laid_out() -> report._Reports:  # where there is no event loop, Gradio leaves one open
-            with gr.Blocks(analytics_enabled=False):
-                return report._Reports(desk)
-
-        page = asyncio.run(laid_out())
+        page = laid_out(lambda: report._Reports(desk))
         request: Any = SimpleNamespace(session_hash="s")
         asked = [page.look(None, request), page.show("trials/eval", request)]
         for told in (*asked, page.take("trials/eval", request)):

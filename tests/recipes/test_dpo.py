@@ -198,6 +198,23 @@ def test_mistakes_get_a_sentence_before_anything_is_written(settings: dict[str, 
     assert not Path(settings["output"]).exists()
 
 
+def test_a_heavy_pair_pulls_harder_when_it_is_a_step_by_itself(settings: dict[str, Any]) -> None:
+    first = {"max_steps": 1, "batch_size": 1, "optimiser": {"warmup": 1, "clip": 1e9}}
+    even = run(settings, output=settings["output"] + "-even", **first).folder
+    file = Path(settings["data"], "train.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    weights = {at: (at % 4) + 0.5 for at in range(len(rows))}
+    lines = [json.dumps({**row, "weight": weights[at]}) + "\n" for at, row in enumerate(rows)]
+    file.write_text("".join(lines), encoding="utf-8")
+    other = run(settings, output=settings["output"] + "-uneven", **first).folder
+    was, now = (next(row for row in read_metrics(folder) if "grad_norm" in row) for folder in (even, other))
+    mean = sum(weights.values()) / len(weights)
+    ratio = now["grad_norm"] / was["grad_norm"] * mean
+    # Some rows make no pair, so the mean over pairs is a little another one.
+    assert any(ratio == pytest.approx(weight, rel=0.1) for weight in (0.5, 1.5, 2.5, 3.5)), ratio
+    assert now["loss"] == pytest.approx(was["loss"], abs=1e-6)
+
+
 def test_pairs_with_an_answer_that_is_too_long_are_left_out_and_counted(
     settings: dict[str, Any], plain_data: Path, tmp_path: Path
 ) -> None:
