@@ -18,9 +18,9 @@ from studio.log import Log
 from studio.runs import Record, write_card
 
 if TYPE_CHECKING:
-    from recipes._retained import Share
     from recipes._search_report import Reported
     from recipes.search import Config
+    from studio.eval_report.retention import Kept
 
 _TABLE = """
 .table{overflow-x:auto}table.report{border-collapse:collapse;margin:1rem 0;font-size:.9rem}
@@ -122,7 +122,7 @@ def _percent(value: float, low: float, high: float) -> str:
     return f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def _share(share: Share) -> str:
+def _share(share: Kept) -> str:
     if share.value is None or share.low is None or share.high is None:
         return "-"
     return f"{share.value:.3f} ({share.low:.2f}-{share.high:.2f})"

@@ -15,7 +15,7 @@ from torch import Tensor
 from mergers import merge
 from recipes._baselines import Baseline, baselines
 from recipes._distil import write_deltas
-from recipes._retained import Retained, Share, retained
+from recipes._retained import Retained, retained
 from recipes._search_bench import FINE, Bench, Values
 from recipes._search_makers import MAKERS
 from recipes._search_page import write_page
@@ -29,6 +29,7 @@ from studio.scores import measure
 
 if TYPE_CHECKING:
     from recipes.search import Config
+    from studio.eval_report.retention import Kept
 
 #: How the report calls the merge that was found.
 SEARCHED = "searched"
@@ -94,7 +95,7 @@ def report(
     told = [
         Reported(
             name=each.name, kind=each.kind, how=each.how, scores=scores[each.name],
-            kept=retained(values[each.name], home, config.seed),
+            kept=retained(values[each.name], home, config.seed, each.name),
             searched=best.values if each.name == SEARCHED else tried.get(each.name, {}),
         )
         for each, _ in asked
@@ -213,7 +214,7 @@ def _answers(
 def _figures(told: Sequence[Reported]) -> dict[str, float]:
     """Return the run's figures: what the found merge keeps, and what the best of the others does."""
 
-    def known(share: Share) -> float:
+    def known(share: Kept) -> float:
         return share.value if share.value is not None else 0.0
 
     found = next(each for each in told if each.name == SEARCHED)

@@ -123,14 +123,11 @@ def _share(
     better: bool,
 ) -> Score:
     """Return how often something holds of two members of a set, the mean over sets, with its interval."""
-    values = np.array(
-        [np.mean([holds(a, b) for a, b in combinations(own.values(), 2)]) for own in sets.values()]
+    table = Additive.of_values(
+        [float(np.mean([holds(a, b) for a, b in combinations(own.values(), 2)])) for own in sets.values()]
     )
-    rows = np.stack([values, np.ones_like(values)], axis=1)
-    share = bool(np.isin(values, (0.0, 1.0)).all())
-    table = Additive(rows=rows, value=lambda totals: totals[:, 0] / totals[:, 1], share=share)
     low, high = interval(table, seed)
-    return Score(name=name, value=table.observed, n=len(values), low=low, high=high, higher_is_better=better)
+    return Score(name=name, value=table.observed, n=len(sets), low=low, high=high, higher_is_better=better)
 
 
 def _contrast(

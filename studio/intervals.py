@@ -42,6 +42,13 @@ class Additive:
     least: float = 0.0
     most: float = 1.0
 
+    @classmethod
+    def of_values(cls, values: Sequence[float] | Values) -> Additive:
+        """Return the mean of samples' values [N]."""
+        own = np.asarray(values, dtype=np.float64)
+        share = bool(np.isin(own, (0.0, 1.0)).all())
+        return cls(rows=np.stack([own, np.ones_like(own)], axis=1), value=quotient, share=share)
+
     def gathered(self, clusters: Sequence[Hashable] | None) -> Additive:
         """Return the same with one row for each cluster of samples."""
         if clusters is None:
@@ -55,6 +62,13 @@ class Additive:
     def observed(self) -> float:
         """The score of the samples as they are."""
         return float(self.value(self.rows.sum(axis=0)[None])[0])
+
+
+def quotient(totals: Values) -> Values:
+    """Return the first of two sums divided by the second [R]; without a second 0 or 1, as for word errors."""
+    over, under = totals.T
+    found: Values = np.where(under > 0, over / np.where(under > 0, under, 1.0), np.sign(over))
+    return found
 
 
 def interval(table: Additive, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from studio import plugins
-from studio.intervals import RESAMPLES, Additive, bootstrap, drawn_values, ends, interval, wilson
+from studio.intervals import RESAMPLES, Additive, bootstrap, drawn_values, ends, interval, quotient, wilson
 from studio.types import Score
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def by_sample(module: ModuleType, table: Additive) -> list[float] | None:
     """Return the value of every sample [N], or None for a metric that tells of none."""
     if not hasattr(module, "each"):
         return None
-    values = _ratio(table.rows) if hasattr(module, "counts") else table.rows[:, 0]
+    values = quotient(table.rows) if hasattr(module, "counts") else table.rows[:, 0]
     return [float(value) for value in values]
 
 
@@ -144,11 +144,9 @@ def additive(
         return Additive(rows=module.sums(predictions, references, **more), value=module.of_sums)
     if hasattr(module, "counts"):
         table = np.asarray(module.counts(predictions, references, **more), dtype=np.float64)
-        return Additive(rows=table, value=_ratio)
+        return Additive(rows=table, value=quotient)
     if hasattr(module, "each"):
-        values = np.asarray(module.each(predictions, references, **more), dtype=np.float64)
-        rows = np.stack([values, np.ones_like(values)], axis=1)
-        return Additive(rows=rows, value=_ratio, share=bool(np.isin(values, (0.0, 1.0)).all()))
+        return Additive.of_values(module.each(predictions, references, **more))
     return None
 
 
@@ -182,10 +180,3 @@ def _scored_again(
         squares = float((moved**2).sum())
         acceleration = float((moved**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
     return ends(values, observed, n, acceleration)
-
-
-def _ratio(totals: Values) -> Values:
-    """Return the ratio of sums of every draw [R]; without a denominator 0 or 1, as for word errors."""
-    over, under = totals.T
-    ratios: Values = np.where(under > 0, over / np.where(under > 0, under, 1.0), np.sign(over))
-    return ratios

@@ -148,21 +148,21 @@ def _kept(evaluation: Evaluation, metric: str, home: Home, variant: str, seed: i
         value, why = _divided(own["value"], home.value, higher)
         why = why or "the folder does not hold what an interval needs"
         return Kept(domain=home.domain, variant=variant, home=home.variant, value=value, n=own["n"], note=why)
-    value, why = _divided(tables[0].observed, tables[1].observed, higher)
+    return kept(tables[0], tables[1], higher, seed, domain=home.domain, variant=variant, home=home.variant)
+
+
+def kept(
+    ours: Additive, theirs: Additive, higher: bool, seed: int, *, domain: str, variant: str, home: str
+) -> Kept:
+    """Return the ratio of two scores of the same samples, with its interval."""
+    value, why = _divided(ours.observed, theirs.observed, higher)
     low: float | None = None
     high: float | None = None
     if value is not None:
-        low, high = interval(ratio(tables[0], tables[1], higher), seed)
+        low, high = interval(ratio(ours, theirs, higher), seed)
         high = high if high < _HUGE / 100 else None
     return Kept(
-        domain=home.domain,
-        variant=variant,
-        home=home.variant,
-        value=value,
-        low=low,
-        high=high,
-        n=len(ours),
-        note=why,
+        domain=domain, variant=variant, home=home, value=value, low=low, high=high, n=len(ours.rows), note=why
     )
 
 

@@ -8,10 +8,10 @@ from math import comb, lgamma
 import numpy as np
 import pytest
 
-from studio.intervals import Additive, drawn_totals, interval, normal_totals, wilson
+from studio.intervals import Additive, drawn_totals, interval, normal_totals, quotient, wilson
 from studio.metrics import bleu, chrf, perplexity, wer
 from studio.paired import difference, holm, p_value, paired
-from studio.scores import _ratio, additive, measure
+from studio.scores import additive, measure
 
 
 def answers(right: np.ndarray) -> list[str]:
@@ -88,7 +88,7 @@ def draws(kind: str, draw: np.random.Generator, n: int) -> tuple[Additive, float
     elif kind == "speakers":  # n of them, each with own 1 to 8 samples and an own share of right ones
         sizes = draw.integers(1, 9, n)
         rows = np.stack([draw.binomial(sizes, draw.beta(2, 1, n)), sizes], axis=1).astype(float)
-        table, truth = Additive(rows=rows, value=_ratio), 2 / 3
+        table, truth = Additive(rows=rows, value=quotient), 2 / 3
     else:  # a metric of the corpus, of samples drawn from a population that is known as a whole
         metric = {"BLEU": bleu, "chrF": chrf}[kind]
         rows = population(kind)
@@ -98,7 +98,7 @@ def draws(kind: str, draw: np.random.Generator, n: int) -> tuple[Additive, float
 
 
 def f1(hits: np.ndarray) -> Additive:
-    return Additive(rows=np.stack([2 * hits / (hits + 4), np.ones(len(hits))], axis=1), value=_ratio)
+    return Additive(rows=np.stack([2 * hits / (hits + 4), np.ones(len(hits))], axis=1), value=quotient)
 
 
 def f1_truth(p: float) -> float:
@@ -108,7 +108,7 @@ def f1_truth(p: float) -> float:
 def words(draw: np.random.Generator, n: int, p: np.ndarray, lengths: np.ndarray | None = None) -> Additive:
     """Return wrong words, each sample's at its own rate, and words [N, 2]."""
     sizes = draw.integers(2, 9, n) if lengths is None else lengths
-    return Additive(rows=np.stack([draw.binomial(sizes, p), sizes], axis=1).astype(float), value=_ratio)
+    return Additive(rows=np.stack([draw.binomial(sizes, p), sizes], axis=1).astype(float), value=quotient)
 
 
 @cache
@@ -139,7 +139,7 @@ def test_the_interval_of_a_metric_is_that_of_its_sums() -> None:
 @pytest.mark.parametrize(("n", "values"), [(1, [0.4]), (3, [1.0] * 3), (50, [0.0] * 50)])
 def test_samples_that_are_all_alike_leave_room_for_what_was_missed(n: int, values: list[float]) -> None:
     rows = np.stack([np.array(values), np.ones(n)], axis=1)
-    low, high = interval(Additive(rows=rows, value=_ratio), 0)
+    low, high = interval(Additive(rows=rows, value=quotient), 0)
     missed = wilson(0, n)[1]
     assert low == pytest.approx(values[0] * (1 - missed))
     assert high == pytest.approx(values[0] + missed * (1 - values[0]))
@@ -203,7 +203,7 @@ def test_equal_variants_are_called_different_in_3_to_7_of_100(kind: str, n: int)
         hard = draw.random(n)
         if kind == "share":
             sides = [np.stack([draw.random(n) < hard, np.ones(n)], axis=1).astype(float) for _ in range(2)]
-            ours, theirs = (Additive(rows=rows, value=_ratio) for rows in sides)
+            ours, theirs = (Additive(rows=rows, value=quotient) for rows in sides)
         elif kind == "word errors":
             lengths = draw.integers(2, 9, n)
             ours, theirs = (words(draw, n, hard / 2, lengths) for _ in range(2))
