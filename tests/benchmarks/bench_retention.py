@@ -8,8 +8,10 @@ retention_domains.py). `triptych run search` then looks for settings of `distil`
 training sets; other seeds take what was found as it is. One model is trained on all domains at once with seed
 0 only. PEFT's and mergekit's combinations are tried on the same rows as the search, and the two best of each
 go into the report, which asks 100 test rows of each domain. The same rows are held against every method of
-our own with its default settings, and every merge of PEFT's and mergekit's. A score is exact match divided by
-the expert's at home. Everything is kept: run it again and it goes on. 10 to 20 minutes a seed on two cores.
+our own with its default settings, every merge of PEFT's and mergekit's, and one model trained on all domains
+for each number of steps of ``--multitask`` (600 take 8 minutes, and are what the search has with seed 0). A
+score is exact match divided by the expert's at home. Everything is kept: run it again and it goes on. 10 to
+20 minutes a seed on two cores.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from scipy.stats import t as student
 from recipes import search, sft
 from recipes._baselines import baselines
 from recipes._search_bench import Bench, Setting
+from recipes._search_experts import TOGETHER, several_tasks
 from recipes._search_rows import Rows, take_rows
 from recipes._search_space import Candidate
 from studio import plugins
@@ -69,6 +72,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=int, default=3, help="candidates of the search, seed 0")
+    parser.add_argument(
+        "--multitask", type=int, nargs="*", default=[], metavar="STEPS", help="of one training"
+    )
     parser.add_argument("--report", action="store_true", help="only the table of what is done")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,7 +83,7 @@ def main() -> None:
         for seed in options.seeds:
             one_seed(options.folder, seed, trained(options.folder, seed, data), data, options.trials)
         for seed in options.seeds:
-            methods(options.folder, seed, trained(options.folder, seed, data), data)
+            methods(options.folder, seed, trained(options.folder, seed, data), data, options.multitask)
     print(table(options.folder))
 
 
@@ -115,10 +121,8 @@ def one_seed(
         best = next(trial for trial in found["trials"] if trial["trial"] == found["best"])
         space = {"weight": [1.0], **{f"distil.{key}": [value] for key, value in best["settings"].items()}}
     config = search.Config(
-        experts=experts, data={d: path for d, path in data.items() if d != path}, rows=ROWS,
-        methods=("distil",), space=space, trials=trials if not seed else 1, score="exact",
-        training={"lr": 1.5e-3, "max_steps": 600, "batch_size": 48, "optimiser": {"warmup": 0.05},
-                  "towers": {"llm": "lora", "vision": "lora", "audio": "lora", "projector": "lora"}},
+        experts=experts, data=_given(data), rows=ROWS, methods=("distil",), space=space,
+        trials=trials if not seed else 1, score="exact", training=_together(600),
         baselines=search.Against(multitask=not seed), prune=False, seed=seed, output=output,
     )  # fmt: skip
     began = time.monotonic()
@@ -126,8 +130,25 @@ def one_seed(
     atomic_write(output / "seconds.json", json.dumps(time.monotonic() - began))
 
 
-def methods(folder: Path, seed: int, experts: dict[str, str | None], data: dict[str, str]) -> None:
-    """Hold the report's rows against every method of ours with its defaults, and all of the peers' merges."""
+def _given(data: dict[str, str]) -> dict[str, str]:
+    return {domain: path for domain, path in data.items() if domain != path}
+
+
+def _together(steps: int) -> dict[str, Any]:
+    towers = dict.fromkeys(("llm", "vision", "audio", "projector"), "lora")
+    return {
+        "lr": 1.5e-3,
+        "max_steps": steps,
+        "batch_size": 48,
+        "optimiser": {"warmup": 0.05},
+        "towers": towers,
+    }
+
+
+def methods(
+    folder: Path, seed: int, experts: dict[str, str | None], data: dict[str, str], together: list[int]
+) -> None:
+    """Hold the report's rows against all methods of ours with their defaults, the peers', and training."""
     file = folder / f"s{seed}" / "methods.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     rows = take_rows(data, ROWS, seed, PlainLog())
@@ -137,15 +158,25 @@ def methods(folder: Path, seed: int, experts: dict[str, str | None], data: dict[
         max_new_tokens=48, device="cpu", seed=seed,
     )  # fmt: skip
     bench = Bench(setting)
+    union = {}
+    for steps in together:
+        config = search.Config(
+            experts=experts, data=_given(data), rows=ROWS, training=_together(steps), seed=seed,
+            output=folder / f"s{seed}" / f"union-{steps}",
+        )  # fmt: skip
+        union[f"multitask {steps}"] = several_tasks(config, rows, PlainLog())[TOGETHER]
     theirs = baselines(
-        setting.model, setting.experts, folder / f"s{seed}" / "search" / "baselines", PlainLog(), seed=seed
-    )
+        setting.model, setting.experts, folder / f"s{seed}" / "search" / "baselines", PlainLog(),
+        trained=union, seed=seed,
+    )  # fmt: skip
     made: dict[str, Any] = {
         name: partial(bench.merge, Candidate(method=name))
         for name in plugins.names("methods")
         if name not in DEFAULT_ONLY
     }
-    made |= {name: each.deltas for name, each in theirs.items() if each.kind in ("peft", "mergekit")}
+    made |= {
+        name: each.deltas for name, each in theirs.items() if each.kind in ("peft", "mergekit", "training")
+    }
     for name in [name for name in made if name not in found]:
         try:
             found[name] = bench.measure(made[name]())["exact"]
