@@ -12,7 +12,7 @@ from apps.asking import Answerer, Row
 from apps.evaluation_folder import asked, sample_row
 from apps.figures import Sheet, Told, add_groups, columns, compare, measured, of_samples, sheet
 from apps.judging import Judging
-from apps.sureness import sureness
+from apps.sureness import COLUMNS, sureness
 from studio.errors import DataError
 from studio.log import Log
 
@@ -171,7 +171,7 @@ def _lines(
             number = place[name][at]
             line = sample_row(row, name, cache[row.key], setting.contents)
             line["scores"] = {metric: each[number] for metric, each in values[name].items()}
-            for column in ("confidence", "judgement"):
+            for column in (*COLUMNS, "judgement"):
                 if column in told[name].columns:
                     line[column] = told[name].columns[column][number]
             if at in others:

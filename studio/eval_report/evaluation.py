@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FILE, SAMPLES, SCORES = "evaluation.json", "samples.jsonl", "scores.json"
 GROUPS, ROBUSTNESS = "groups.json", "robustness.json"
 #: Columns of a row that metrics may need beside answer and reference.
-_COLUMNS = ("confidence", "judgement")
+_COLUMNS = ("confidence", "surprise", "tokens", "judgement")
 Key = tuple[str, str, str, int]
 
 

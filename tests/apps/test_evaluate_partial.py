@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from apps.answer_cache import AnswerCache
+from apps.answered import read_answered
 from apps.evaluate import evaluate
+from apps.group_report import group_report
 from apps.judging import Judging
 from studio.errors import TriptychError
 from studio.judge import Judge
@@ -167,7 +170,7 @@ def test_judgements_confidences_paraphrases_and_groups_stand_beside_the_scores(
     engine, rows = Engine(base, {"base": None, "other": other}), data["text"][:12]
     judge = Judge(engine=Engine(base, {"judge": None}), name="judge")
     settings: dict[str, Any] = {
-        "metrics": ["exact_match", "judge", "consistency", "calibration_error"],
+        "metrics": ["exact_match", "judge", "consistency", "calibration_error", "perplexity"],
         "again": {"text": rephrased(rows, 2, QuietLog())},
         "judging": Judging(judge=judge, title="judge", kept=AnswerCache(None, ""), pairs=True),
         "baseline": "base",
@@ -180,6 +183,11 @@ def test_judgements_confidences_paraphrases_and_groups_stand_beside_the_scores(
     ours = [line for line in lines if line["variant"] == "base"]
     assert cell["judge"]["value"] == pytest.approx(sum(line["judgement"] for line in ours) / 12)
     assert all(0 <= line["confidence"] <= 1 for line in ours)
+    surprise, tokens = (sum(line[name] for line in ours) for name in ("surprise", "tokens"))
+    assert cell["perplexity"]["value"] == pytest.approx(math.exp(surprise / tokens))
+    shown = group_report(read_answered(tmp_path), [["voice"]], QuietLog(), metrics=["perplexity"])
+    assert {one["variant"] for one in shown["results"]} == {"base", "other"}
+    assert shown["results"][0]["overall"]["value"] == pytest.approx(cell["perplexity"]["value"])
     alike = []
     for line in ours:
         assert [each["prompt"] for each in line["paraphrases"]] == [
