@@ -20,6 +20,9 @@ from mergers._settings import allowed, method
 from studio.adapters import Factors, read_adapter
 from studio.types import Batch, Family, Loaded
 
+#: The weight of a domain that has none.
+LEAST = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
@@ -43,7 +46,7 @@ def distil(ground: Ground, *, weight: Sequence[float] = (), **settings: float) -
     """
     from recipes._distil import distilled
 
-    named = {name: max(own, 1e-3) for name, own in zip(ground.experts, weight, strict=False)}
+    named = {name: max(own, LEAST) for name, own in zip(ground.experts, weight, strict=False)}
     return distilled(ground.loaded.model, ground.factors, ground.rows, weight=named, **settings)
 
 

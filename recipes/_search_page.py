@@ -54,12 +54,14 @@ def write_search_card(
 ) -> None:
     """Write README.md of a finished search."""
     summary, note = _summary(config, best, count)
+    method = best.candidate.method
     again = f"triptych merge {config.output / 'merge.yaml'} -o OUT\n"
+    if method in MAKERS:
+        again = f"triptych run {method} --config {config.output / f'merge.{method}.yaml'} output=OUT\n"
     write_card(
         config.output, f"Merge of {', '.join(config.experts)}", record,
         summary=f"{summary}\n\n{note}\n\n{_markdown(told)}", tags=("triptych", "merge", "search"),
-        use=("" if best.candidate.method in MAKERS else again)
-        + f"triptych app {config.model} {config.output / 'adapter'}",
+        use=again + f"triptych app {config.model} {config.output / 'adapter'}",
     )  # fmt: skip
 
 

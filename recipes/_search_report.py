@@ -16,12 +16,13 @@ from mergers import merge
 from recipes._baselines import Baseline, baselines
 from recipes._distil import write_deltas
 from recipes._retained import Retained, retained
-from recipes._search_bench import FINE, Bench, Values
-from recipes._search_makers import MAKERS
+from recipes._search_bench import FINE, Bench, Setting, Values
+from recipes._search_makers import LEAST, MAKERS
 from recipes._search_page import write_page
 from recipes._search_result import Found, words
 from recipes._search_rows import Taken
 from studio import plugins
+from studio.config import from_dict, to_yaml
 from studio.files import atomic_write
 from studio.log import Log, QuietLog
 from studio.overlay import overlaid
@@ -36,6 +37,10 @@ SEARCHED = "searched"
 #: How many times as many baselines as are reported are tried on all rows that are searched on.
 WIDER = 3
 _HEAD = "# Found by `triptych run search`; `triptych merge THIS-FILE -o FOLDER` makes the same merge.\n"
+_RUN = (
+    "# Found by `triptych run search`; `triptych run {0} --config THIS-FILE output=FOLDER` merges so again,\n"
+    "# from rows that it draws itself.\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +119,12 @@ def report(
 
 
 def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Found]) -> None:
-    """Write the merge file of each point of the front, merge.yaml, and the best one as an adapter."""
+    """Write a file for each point of the front, one for the best, and the best one as an adapter."""
     setting = bench.setting
     paths = list(setting.experts.values())
     for each in front:
-        file = config.output / "front" / f"trial-{each.number}.yaml"
-        _write_file(file, each, setting.model, paths, config.seed)
-    _write_file(config.output / "merge.yaml", best, setting.model, paths, config.seed)
+        _write_file(config.output / "front" / f"trial-{each.number}", each, config, setting)
+    _write_file(config.output / "merge", best, config, setting)
     if best.candidate.method not in MAKERS:
         spec = best.candidate.spec(setting.model, paths, config.seed)
         merge(dataclasses.replace(spec, allow=("overwrite",)), config.output / "adapter", QuietLog())
@@ -131,10 +135,23 @@ def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Foun
     )  # fmt: skip
 
 
-def _write_file(file: Path, found: Found, model: Path, paths: Sequence[Path], seed: int) -> None:
-    """Write a merge file; a method that needs rows has none, and its adapter is all there is."""
-    if found.candidate.method not in MAKERS:
-        atomic_write(file, found.candidate.spec(model, paths, seed).to_yaml(_HEAD))
+def _write_file(path: Path, found: Found, config: Config, setting: Setting) -> None:
+    """Write PATH.yaml, a merge file; of a method that asks for rows PATH.METHOD.yaml, a recipe's settings."""
+    candidate, paths = found.candidate, setting.experts
+    if candidate.method not in MAKERS:
+        text = candidate.spec(setting.model, list(paths.values()), config.seed).to_yaml(_HEAD)
+        atomic_write(path.with_name(f"{path.name}.yaml"), text)
+    elif candidate.method in plugins.names("recipes"):
+        recipe: Any = plugins.load("recipes", candidate.method)
+        known = {key: value for key, value in candidate.settings.items() if value is not None}
+        weights = [max(own, LEAST) for own in candidate.weights.get("", [1.0] * len(paths))]
+        told = {
+            "model": config.model, "experts": {name: str(folder) for name, folder in paths.items()},
+            "data": dict(config.data), "rows": config.rows.fit, "split": config.rows.search_split,
+            "weight": dict(zip(paths, weights, strict=True)), "seed": config.seed, **known,
+        }  # fmt: skip
+        text = _RUN.format(candidate.method) + to_yaml(from_dict(recipe.Config, told))
+        atomic_write(path.with_name(f"{path.name}.{candidate.method}.yaml"), text)
 
 
 def _tried(config: Config, bench: Bench, wanted: Mapping[str, Baseline], log: Log) -> dict[str, Values]:

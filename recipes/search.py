@@ -13,7 +13,8 @@ same command goes on. What is reported is asked once, at the end, of rows that t
 the experts, the base, their plain average, and the best that PEFT and mergekit make of the same experts.
 
 The folder `output` gets merge.yaml, adapter/, front/ (a merge file for each point of the front), search.json
-(all candidates), report.json, front.png, report.html and README.md.
+(all candidates), report.json, front.png, report.html and README.md. A method that asks for rows, as distil
+does, has no merge file: merge.distil.yaml holds settings for `triptych run distil --config`.
 """
 
 from __future__ import annotations

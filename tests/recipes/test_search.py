@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from mergers import MergeSpec, merged_deltas
-from recipes import search
+from recipes import distil, search
 from recipes._baseline_merges import added
 from recipes._search_bench import Objective, read_objectives
 from recipes._search_makers import MAKERS, Ground, Maker, defaults_of
@@ -25,7 +25,7 @@ from recipes._search_result import Found, chosen, front_of
 from recipes._search_rows import Rows, take_rows
 from recipes._search_space import Candidate, Space
 from studio.adapters import read_adapter
-from studio.config import from_dict
+from studio.config import from_dict, load
 from studio.data import load_data
 from studio.errors import TriptychError
 from studio.log import QuietLog
@@ -185,6 +185,23 @@ def test_a_method_that_learns_from_rows_is_searched_like_any_other(
         share, (one, other) = best["settings"]["share"], best["weights"][""]
         expected = share * (one * north[path].delta() + other * south[path].delta())
         assert torch.allclose(written[path].delta(), expected, atol=1e-4)
+
+
+def test_what_distillation_found_is_a_settings_file_that_the_recipe_runs(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    rows, space = {"search": 5, "report": 4, "fit": 4}, {"polish": [2], "distil.ridge": [0.02]}
+    run = searched(settings, methods=["distil"], rows=rows, space=space, trials=1)
+    assert not (run.folder / "merge.yaml").exists()
+    assert [file.name for file in (run.folder / "front").iterdir()] == ["trial-1.distil.yaml"]
+    file = run.folder / "merge.distil.yaml"
+    assert f"triptych run distil --config {file} output=OUT" in (run.folder / "README.md").read_text()
+    config = load(distil.Config, file, overrides=[f"output={tmp_path / 'again'}", "held_out=1"])
+    best = told(run.folder)["trials"][0]
+    assert (config.ridge, config.polish, config.rows) == (0.02, 2, 4)
+    assert config.weight == pytest.approx(dict(zip(settings["experts"], best["weights"][""], strict=True)))
+    made = read_adapter(distil.run(config, QuietLog()).folder / "adapter").modules
+    assert set(made) == set(read_adapter(run.folder / "adapter").modules)
 
 
 def test_a_candidate_that_cannot_be_merged_is_no_end(settings: dict[str, Any]) -> None:
