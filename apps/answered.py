@@ -65,9 +65,11 @@ def needed_columns(metric: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
     A column that no row has is left out, and the metric says so.
     """
-    module = plugins.load("metrics", metric)
-    wanted = getattr(module, "NEEDS", ())
-    return filled({name: [row.get(name, row["groups"].get(name, "")) for row in rows] for name in wanted})
+    wanted = getattr(plugins.load("metrics", metric), "NEEDS", ())
+    found = {name: [row.get(name, row["groups"].get(name, "")) for row in rows] for name in wanted}
+    if "paraphrase" in wanted and any(row.get("paraphrases") for row in rows):
+        found["paraphrase"] = [[str(told["output"]) for told in row.get("paraphrases") or ()] for row in rows]
+    return filled(found)
 
 
 def _row(line: str, where: str) -> dict[str, Any]:

@@ -40,66 +40,46 @@ def filled(found: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What one variant said to one domain's rows [N], and what metrics need beside it.
-
-    ``again`` are its answers to paraphrases of the questions, each with the number of its row [M].
-    """
+    """What one variant said to one domain's rows [N], and what metrics need beside it."""
 
     answers: Sequence[str]
     references: Sequence[str]
     columns: Columns
     clusters: Sequence[str] | None = None
-    again: Sequence[tuple[int, str]] = ()
 
     def only(self, rows: Sequence[int]) -> Told:
         """Return the same for some of the rows, in their order."""
-        place = {row: at for at, row in enumerate(rows)}
         return Told(
             answers=[self.answers[row] for row in rows],
             references=[self.references[row] for row in rows],
             columns={name: [column[row] for row in rows] for name, column in self.columns.items()},
             clusters=[self.clusters[row] for row in rows] if self.clusters is not None else None,
-            again=[(place[row], answer) for row, answer in self.again if row in place],
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A metric's sums over samples, if it is a function of them, and what of them belongs together.
-
-    ``n`` counts the questions.
-    """
+    """A metric's sums over samples, if it is a function of them, and what of them belongs together."""
 
     told: Told
     sums: Additive | None
     clusters: Sequence[str] | None
-    n: int
 
 
 def sheet(metric: str, module: ModuleType, told: Told) -> Sheet:
     """Return what a metric makes of a variant's answers, computed once for all figures.
 
-    A metric of paraphrases takes the answers to these, too, and all that asks the same belongs together.
-
     Raises:
         ValueError: the metric does not fit the data.
     """
-    answers, references, columns, clusters = told.answers, told.references, told.columns, told.clusters
-    n = len(references)
-    if "paraphrase" in getattr(module, "NEEDS", ()):
-        if told.again:
-            places = [*range(n), *(row for row, _ in told.again)]
-            answers = [*answers, *(answer for _, answer in told.again)]
-            references = [references[row] for row in places]
-            columns = {"paraphrase": [str(row) for row in places]}
-            clusters = [clusters[row] for row in places] if clusters is not None else columns["paraphrase"]
-        elif clusters is None and "paraphrase" in columns:
-            alike = columns["paraphrase"]
-            clusters = [str(name) or f"row {row}" for row, name in enumerate(alike)]
-    sums = additive(module, answers, references, needed(module, metric, columns))
+    clusters, names = told.clusters, told.columns.get("paraphrase", ())
+    wanted = "paraphrase" in getattr(module, "NEEDS", ()) and bool(names)
+    if clusters is None and wanted and all(isinstance(name, str) for name in names):
+        clusters = [name or f"row {row}" for row, name in enumerate(names)]  # samples of a name ask the same
+    sums = additive(module, told.answers, told.references, needed(module, metric, told.columns))
     if sums is not None:
         finite(metric, sums)
-    return Sheet(told=told, sums=sums, clusters=clusters, n=n)
+    return Sheet(told=told, sums=sums, clusters=clusters)
 
 
 def measured(sheets: Mapping[str, Sheet], seed: int) -> dict[str, Any]:
@@ -119,7 +99,7 @@ def measured(sheets: Mapping[str, Sheet], seed: int) -> dict[str, Any]:
             )
         found[metric] = {
             "value": score.value,
-            "n": each.n,
+            "n": score.n,
             "ci": [score.low, score.high],
             "higher_is_better": score.higher_is_better,
         }
@@ -143,8 +123,6 @@ def compare(
             raise ValueError(
                 f"{metric} tells nothing of single samples, so variants cannot be compared in pairs"
             )
-        if each.sums.rows.shape != other.sums.rows.shape:  # other paraphrases were answered
-            continue
         found = paired_of(metric, each.sums, other.sums, seed, clusters=each.clusters)
         cell["metrics"][metric]["against"] = {
             "value": found.value,
@@ -184,7 +162,7 @@ def of_samples(modules: Mapping[str, ModuleType], sheets: Mapping[str, Sheet]) -
     for metric, each in sheets.items():
         values = by_sample(modules[metric], each.sums) if each.sums is not None else None
         if values is not None:
-            found[metric] = values[: each.n]
+            found[metric] = values
     return found
 
 

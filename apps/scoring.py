@@ -115,14 +115,14 @@ def _told(
     more |= sureness(setting.engine, name, own, answers, setting.modules, sure, log)
     if setting.judging:
         more |= setting.judging.judgements([asked(row) for row in own], references, answers, log)
-    number = {place: at for at, place in enumerate(places)}
-    again = [
-        (number[row.of], kept[row.key])
-        for row in rows
-        if row.of is not None and row.of in number and row.key in kept
-    ]
+    others: dict[int, list[str]] = {place: [] for place in places}
+    for row in rows:
+        if row.of in others and row.key in kept:
+            others[row.of].append(kept[row.key])
+    if any(others.values()):
+        more["paraphrase"] = list(others.values())
     marks = [row.sample.groups.get(setting.clusters, "") for row in own] if setting.clusters else None
-    return Told(answers=answers, references=references, columns=more, clusters=marks, again=again)
+    return Told(answers=answers, references=references, columns=more, clusters=marks)
 
 
 def _compare(

@@ -108,7 +108,7 @@ class Evaluation:
     def sums(self, metric: str, rows: Sequence[Row]) -> Additive | None:
         """Return a metric as a function of sums over these rows, whole clusters together; None if it is none.
 
-        What the rows cannot tell any more (the probability of references) is None too.
+        What the rows do not tell is None too.
         """
         if not rows:
             return None
@@ -196,12 +196,15 @@ def _rows(file: Path) -> Iterator[Row]:
 
 
 def _row(told: Mapping[str, Any]) -> Row:
+    more = {key: told[key] for key in _COLUMNS if key in told}
+    if told.get("paraphrases"):
+        more["paraphrase"] = [str(each["output"]) for each in told["paraphrases"]]
     return Row(
         **{key: str(told[key]) for key in ("domain", "where", "prompt", "reference", "variant", "output")},
         media=tuple((str(each["path"]), str(each["sha256"])) for each in told.get("media", ())),
         groups={str(key): str(value) for key, value in told.get("groups", {}).items()},
         scores={str(key): float(value) for key, value in told.get("scores", {}).items() if value is not None},
-        told={key: told[key] for key in _COLUMNS if key in told},
+        told=more,
     )
 
 

@@ -19,6 +19,7 @@ from apps.evaluate import evaluate
 from apps.group_report import group_report
 from apps.judging import Judging
 from studio.errors import TriptychError
+from studio.eval_report.evaluation import read_evaluation
 from studio.judge import Judge
 from studio.log import QuietLog
 from studio.rephrase import rephrased
@@ -185,9 +186,16 @@ def test_judgements_confidences_paraphrases_and_groups_stand_beside_the_scores(
     assert all(0 <= line["confidence"] <= 1 for line in ours)
     surprise, tokens = (sum(line[name] for line in ours) for name in ("surprise", "tokens"))
     assert cell["perplexity"]["value"] == pytest.approx(math.exp(surprise / tokens))
-    shown = group_report(read_answered(tmp_path), [["voice"]], QuietLog(), metrics=["perplexity"])
-    assert {one["variant"] for one in shown["results"]} == {"base", "other"}
-    assert shown["results"][0]["overall"]["value"] == pytest.approx(cell["perplexity"]["value"])
+    evaluation = read_evaluation(tmp_path)
+    for name in ("perplexity", "consistency"):
+        shown = group_report(read_answered(tmp_path), [["voice"]], QuietLog(), metrics=[name])
+        assert {one["variant"] for one in shown["results"]} == {"base", "other"}
+        assert shown["results"][0]["overall"]["value"] == pytest.approx(cell[name]["value"])
+        by_voice = {each["name"]: each["value"] for each in shown["results"][0]["groups"]}
+        assert by_voice == pytest.approx({v: f["value"] for v, f in cell[name]["groups"]["voice"].items()})
+        sums = evaluation.sums(name, evaluation.shared("text", "base")[0])
+        assert sums is not None
+        assert sums.observed == pytest.approx(cell[name]["value"])
     alike = []
     for line in ours:
         assert [each["prompt"] for each in line["paraphrases"]] == [

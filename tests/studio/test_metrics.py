@@ -145,6 +145,11 @@ def test_consistency_counts_agreeing_pairs_of_a_group() -> None:
     assert consistency.score(said, said, paraphrase=groups) == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="no two samples share a group 'paraphrase'"):
         consistency.score(said, said, paraphrase=["1", "2", "3", "", ""])
+    # Answers in other words: to one question two pairs of six agree, to one all, and one has none.
+    others = [["a hole", "a stain", "A stain"], ["x."], []]
+    told = consistency.counts(["A hole.", "x", "y"], [""] * 3, paraphrase=others)
+    assert told == [(pytest.approx(4 / 3), 4.0), (2.0, 2.0), (0.0, 0.0)]
+    assert consistency.score(["A hole.", "x", "y"], [""] * 3, paraphrase=others) == pytest.approx(10 / 18)
 
 
 def test_factual_checks_numbers_codes_and_names_against_the_context() -> None:
