@@ -73,6 +73,7 @@ class TowerMemory:
         model, family = loaded.model, self._family
         batch = family.collate(loaded.processor, items, "left")
         given: list[tuple[Feature, list[Tensor], bool]] = []
+        read: Batch = {}
         # An encoder is the tower there, and keeps what it made for its own decoder.
         own = getattr(model.config, "is_encoder_decoder", False)
         for modality, projected in taken.items() if not own else ():
@@ -83,9 +84,10 @@ class TowerMemory:
             if made is None:
                 continue
             given.append((feature, made, projected))
+            read |= {key: batch[key] for key in feature.reads if key in batch}
             for key in feature.takes:
                 batch.pop(key, None)
-        with giving(model, given):
+        with giving(model, given, read):
             yield batch
 
     def forget(self) -> None:
@@ -199,8 +201,14 @@ def _sizes(made: Sequence[Tensor], counts: Sequence[int]) -> list[list[int]]:
 
 
 @contextmanager
-def giving(model: Any, given: Sequence[tuple[Feature, Sequence[Tensor], bool]]) -> Iterator[None]:
-    """Give features to the model's first step inside the block; with each, whether they are projected."""
+def giving(
+    model: Any, given: Sequence[tuple[Feature, Sequence[Tensor], bool]], read: Batch | None = None
+) -> Iterator[None]:
+    """Give features to the model's first step inside the block; with each, whether they are projected.
+
+    ``read`` is what the features are made with beside the media: `generate` keeps it from the model where
+    there are no pixels.
+    """
     pending = bool(given)
 
     def give(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -210,7 +218,7 @@ def giving(model: Any, given: Sequence[tuple[Feature, Sequence[Tensor], bool]]) 
         pending = False
         rest = dict(kwargs)
         for feature, features, projected in given:
-            for name, value in feature.give(model, rest, features, projected).items():
+            for name, value in feature.give(model, {**(read or {}), **rest}, features, projected).items():
                 rest[name] = {**rest.get(name, {}), **value} if isinstance(value, dict) else value
         return args, rest
 

@@ -18,7 +18,6 @@ from studio.variants import Engine
 
 #: The families whose towers are computed apart, and that answer in single precision as alone.
 NAMES = [name for name in plugins.names("families") if family(name).features and name != "whisper"]
-QUICK = ("qwen_omni", "smolvlm")
 #: Its batches fill up pictures of fewer tiles, so that features do not tell whose they are.
 NOT_CUT = ("llava",)
 SETTINGS: dict[str, Any] = {"max_new_tokens": 6}
@@ -34,9 +33,7 @@ def make(base: Path, folder: Path, kind: Family, towers: list[str], seed: int) -
     return save_adapter(model, folder, base=base, family=kind)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_variants_that_share_what_towers_made_answer_as_if_each_were_alone(
     name: str,
     tiny: Callable[[str], Path],
