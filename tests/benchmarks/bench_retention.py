@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ import torch
 from retention_domains import languages, tanks
 from scipy.stats import t as student
 
-from recipes import search, sft
+from mergers import merged_deltas
+from recipes import search, sft, statistics
 from recipes._baselines import baselines
 from recipes._search_bench import Bench, Setting
 from recipes._search_experts import TOGETHER, several_tasks
@@ -63,7 +65,10 @@ SPACE = {
     "distil.repair": [1.0],
 }
 ROWS = Rows(search=32, report=100, fit=128)
-DEFAULT_ONLY = ("cat", "passthrough", "slerp", "nearswap", "arcee_fusion", "ram")
+#: Of two models, or no merges of their own.
+LEFT_OUT = ("cat", "passthrough", "slerp", "nuslerp", "nuslerp_rows", "nearswap", "arcee_fusion", "ram")
+#: The kind of statistics that a method asks for; they are made of as many training rows as `distil` looks at.
+ASKS = {"regmean": "gram", "fisher": "fisher"}
 
 
 def main() -> None:
@@ -172,18 +177,38 @@ def methods(
     made: dict[str, Any] = {
         name: partial(bench.merge, Candidate(method=name))
         for name in plugins.names("methods")
-        if name not in DEFAULT_ONLY
+        if name not in (*LEFT_OUT, *ASKS)
     }
+    told = folder / f"s{seed}" / "statistics"
+    made |= {name: partial(_with_statistics, name, setting, experts, data, told) for name in ASKS}
     made |= {
         name: each.deltas for name, each in theirs.items() if each.kind in ("peft", "mergekit", "training")
     }
-    for name in [name for name in made if name not in found]:
+    for name in [name for name in made if not isinstance(found.get(name), dict)]:
         try:
             found[name] = bench.measure(made[name]())["exact"]
         except TriptychError as error:
             found[name] = str(error)
         atomic_write(file, json.dumps(found, indent=1))
         print(f"seed {seed}: {name}: {found[name]}", flush=True)
+
+
+def _with_statistics(
+    name: str, setting: Setting, experts: dict[str, str | None], data: dict[str, str], folder: Path
+) -> dict[str, torch.Tensor]:
+    """Return what a method makes of the experts and of statistics of their training rows."""
+    for domain, expert in experts.items():
+        if not (folder / domain / f"{ASKS[name]}.safetensors").is_file():
+            told = {"model": expert, "data": data[domain], "kind": ASKS[name], "samples": ROWS.fit}
+            statistics.run(
+                from_dict(statistics.Config, {**told, "output": str(folder / domain), "threads": 1}),
+                PlainLog(),
+            )
+    spec = Candidate(method=name).spec(setting.model, list(setting.experts.values()), setting.seed)
+    models = [
+        replace(model, statistics=folder / domain) for model, domain in zip(spec.models, experts, strict=True)
+    ]
+    return merged_deltas(replace(spec, models=tuple(models), threads=1))
 
 
 def table(folder: Path) -> str:
