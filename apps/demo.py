@@ -1,4 +1,4 @@
-"""The main job once, as a user would do it: four experts, three merges, one table, one app.
+"""The main job once, as a user would do it: four experts, four merges, one table, one app.
 
 Nothing here trains, merges or measures by itself: it calls the recipe `sft`, the merge engine and the
 evaluation with settings that stand in the output folder, so that every stage can be repeated by a command.
@@ -30,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ties": {"density": 0.5},
     "dare_ties": {"density": 0.8},
 }
+#: The merge that rows of each domain show what to do.
+DISTIL: dict[str, Any] = {"model": "nano-omni", "rows": 128, "polish": 60}
 #: What each expert is trained with: `triptych run sft` with these settings does the same again.
 EXPERT: dict[str, Any] = {
     "model": "nano-omni", "adapter": {"r": 16, "alpha": 32}, "lr": 3e-3, "batch_size": 16, "max_steps": 300,
@@ -58,6 +60,8 @@ def demo(out: Path, app: bool, port: int, log: Log) -> Path:
         experts = train_experts(out, log)
     with timed(seconds, "merges"):
         merges = {method: merged(method, experts, out, log) for method in METHODS}
+    with timed(seconds, "distil"):
+        merges["distil"] = distilled(experts, out, log)
 
     from apps.evaluate import evaluate
     from apps.figures import table
@@ -203,6 +207,18 @@ def merged(method: str, experts: dict[str, Path], out: Path, log: Log) -> Path:
     log.say(f"merge {method}: triptych merge {file} -o {folder}")
     merge(spec, folder, log)
     return folder
+
+
+def distilled(experts: dict[str, Path], out: Path, log: Log) -> Path:
+    """Merge all experts by what they say of training rows, or find that finished, and return the folder."""
+    from recipes import distil
+    from studio.config import load
+
+    file, folder = out / "merges" / "distil.yaml", out / "merges" / "distil"
+    told = {**DISTIL, "experts": {name: str(path) for name, path in experts.items()}, "output": str(folder)}
+    write_settings(file, told)
+    log.say(f"merge distil: triptych run distil --config {file}")
+    return distil.run(load(distil.Config, file), log).folder / "adapter"
 
 
 def earlier(file: Path, results: Any) -> dict[str, Any] | None:

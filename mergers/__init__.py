@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mergers._bake import bake
+    from mergers._card import declare
     from mergers._diagnose import Diagnosis
     from mergers._diff import diff
     from mergers._differences import Diff
@@ -42,6 +43,7 @@ __all__ = [
     "Plan",
     "Ranks",
     "bake",
+    "declare",
     "diagnose",
     "diff",
     "estimate",
@@ -144,6 +146,7 @@ _LATER = {
     "MergeReport": "_report",
     "Plan": "_plan",
     "bake": "_bake",
+    "declare": "_card",
     "diff": "_diff",
     "extract": "_extract",
     "merged_deltas": "_engine",

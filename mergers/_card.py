@@ -7,13 +7,13 @@ Its header is the one that the Hugging Face hub reads: ``base_model``, ``base_mo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mergers._lock import LOCK, read_lock
+from mergers._lock import LOCK, read_lock, write_made
 from mergers._plan import Plan
 from mergers._report import MergeReport
 from studio.adapters import is_adapter, read_adapter
@@ -40,13 +40,6 @@ def card(planned: Plan, report: MergeReport, base: str) -> str:
     methods = dict.fromkeys(
         (spec.method, *(s.method for s in planned.steps if s.action == "merge" and s.method))
     )
-    front: dict[str, Any] = {
-        "base_model": list(dict.fromkeys([public_name(base), *sources] if base else sources)),
-        "base_model_relation": "merge",
-        "library_name": "peft" if planned.kind == "adapter" else "transformers",
-        "merge_method": spec.method,
-        "tags": ["merge", "triptych", *methods],
-    }
     recipe = {
         key: value
         for key, value in spec.to_mapping().items()
@@ -56,22 +49,70 @@ def card(planned: Plan, report: MergeReport, base: str) -> str:
     stored = (
         f"energy kept {report.energy:.2%}" if planned.kind == "adapter" else f"rounding {report.rounding:.2%}"
     )
-    title = f"# {spec.method} of {len(sources)} models"
+    return _written(
+        [public_name(base), *sources] if base else sources,
+        "peft" if planned.kind == "adapter" else "transformers",
+        methods,
+        f"{spec.method} of {len(sources)} models",
+        [f"Made by Triptych: {counts}; {stored}.", *(f"\nNote: {warning}." for warning in report.warnings)],
+        recipe,
+        "`--replay` makes the merge again",
+    )
+
+
+def declare(folder: str | Path, recipe: Mapping[str, Any], again: str, said: Sequence[str] = ()) -> Path:
+    """Write lock and card of an adapter that a recipe made of others, and return the card's path.
+
+    From then on `verify`, reports and `write_scores` take it like one of the engine's.
+
+    Args:
+        folder: the adapter.
+        recipe: ``method``, ``base``, ``models`` (each its ``path``) and ``settings``, as in a merge file.
+        again: the command that makes it once more.
+        said: sentences for the card.
+    """
+    write_made(Path(folder), recipe, again)
+    sources = [public_name(model["path"]) for model in recipe["models"]]
+    title, made = f"{recipe['method']} of {len(sources)} models", ["Made by Triptych.", *said]
+    text = _written(
+        [public_name(recipe["base"]), *sources], "peft", [recipe["method"]], title, made, recipe,
+        f"`{again}` makes one in the same way",
+    )  # fmt: skip
+    return atomic_write(Path(folder) / CARD, text)
+
+
+def _written(
+    models: Sequence[str],
+    library: str,
+    methods: Iterable[str],
+    title: str,
+    said: Sequence[str],
+    recipe: Mapping[str, Any],
+    again: str,
+) -> str:
+    """Return a card: ``models`` are the base, if it is known, and what was merged; the method comes first."""
+    methods = list(methods)
+    front: dict[str, Any] = {
+        "base_model": list(dict.fromkeys(models)),
+        "base_model_relation": "merge",
+        "library_name": library,
+        "merge_method": methods[0],
+        "tags": ["merge", "triptych", *methods],
+    }
     return "\n".join(
         [
             _header(front),
             "",
-            title,
+            f"# {title}",
             "",
-            f"Made by Triptych: {counts}; {stored}.",
-            *(f"\nNote: {warning}." for warning in report.warnings),
+            *said,
             "",
             "```yaml",
-            yaml.safe_dump(recipe, sort_keys=False).rstrip(),
+            yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(),
             "```",
             "",
             f"`{LOCK}` holds the fingerprints of all inputs and of the result: `triptych merge --verify` "
-            "compares them, `--replay` makes the merge again.",
+            f"compares them, {again}.",
             "",
         ]
     )

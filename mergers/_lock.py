@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +18,8 @@ from mergers._told import statistics_files
 from studio.adapter_format import read_json
 from studio.adapters import Adapter
 from studio.checkpoint import Checkpoint
-from studio.errors import CheckpointError
-from studio.files import sha256_file
+from studio.errors import CheckpointError, MergeError
+from studio.files import atomic_write, sha256_file
 from studio.fingerprint import fingerprint
 
 LOCK = "merge.lock.json"
@@ -44,12 +45,7 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
         "statistics": _statistics(planned),
         "base": _input(opened.base) if opened.base is not None else None,
         "output": {"kind": planned.kind, "fingerprint": result},
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": version("torch"),
-            "numpy": version("numpy"),
-            "triptych": version("triptych"),
-        },
+        "versions": _versions(),
         "report": {
             "merged": report.merged,
             "copied": report.copied,
@@ -61,6 +57,23 @@ def write_lock(folder: Path, planned: Plan, opened: Opened, report: MergeReport)
     }
     (folder / LOCK).write_text(json.dumps(lock, indent=2) + "\n", encoding="utf-8")
     return replace(report, fingerprint=result, digests={})
+
+
+def write_made(folder: Path, recipe: Mapping[str, Any], again: str) -> None:
+    """Write ``merge.lock.json`` beside an adapter that something else than the merge engine made of others.
+
+    ``recipe`` names ``method``, ``base`` and ``models`` as a merge file does; ``again`` is the command that
+    makes it once more.
+    """
+    lock = {
+        "recipe": recipe,
+        "again": again,
+        "inputs": [_input(Checkpoint(Path(model["path"]))) for model in recipe["models"]],
+        "base": _input(Checkpoint(Path(recipe["base"]))),
+        "output": {"kind": "adapter", "fingerprint": Checkpoint(folder).fingerprint()},
+        "versions": _versions(),
+    }
+    atomic_write(folder / LOCK, json.dumps(lock, indent=2, default=str) + "\n")
 
 
 def differences(folder: Path) -> list[str]:
@@ -87,8 +100,15 @@ def _statistics(planned: Plan) -> dict[str, str]:
 
 
 def recipe(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return what a lock file says was merged, and the fingerprint of the result."""
+    """Return what a lock file says was merged, and the fingerprint of the result.
+
+    Raises:
+        CheckpointError: there is no lock file.
+        MergeError: something else than the merge engine made it; the command is named.
+    """
     lock = read_lock(folder)
+    if "again" in lock:
+        raise MergeError(f"{folder} is no merge of weights alone; `{lock['again']}` makes it again")
     return lock["recipe"], str(lock["output"]["fingerprint"])
 
 
@@ -99,6 +119,15 @@ def read_lock(folder: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{folder / LOCK} is no lock file of a merge: '{missing[0]}' is missing")
     return lock
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": sys.version.split()[0],
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "triptych": version("triptych"),
+    }
 
 
 def _input(model: Adapter | Checkpoint) -> dict[str, str]:

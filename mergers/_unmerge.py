@@ -75,7 +75,7 @@ class _Made:
     @classmethod
     def read(cls, folder: Path) -> _Made:
         lock = _lock.read_lock(folder)
-        spec = MergeSpec.from_mapping(lock["recipe"], where=f"{folder / _lock.LOCK}")
+        spec = MergeSpec.from_mapping(_lock.recipe(folder)[0], where=f"{folder / _lock.LOCK}")
         if spec.recipe is not None:
             raise MergeError(
                 f"{folder} was merged by a mergekit file; take the expert out of that and merge again"

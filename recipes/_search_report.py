@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mergers import merge
+from mergers import declare, merge
 from recipes._baselines import Baseline, baselines
 from recipes._distil import write_deltas
 from recipes._retained import Retained, retained
@@ -133,6 +133,21 @@ def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Foun
         config.output / "adapter", bench.merge(best.candidate), model=config.model, base=setting.model,
         family=bench.family.name, note={"made_by": "search", "method": best.candidate.method},
     )  # fmt: skip
+    declare(
+        config.output / "adapter",
+        {
+            "method": best.candidate.method, "base": str(setting.model),
+            "models": [{"path": str(path), "weight": weight} for path, weight in _weighed(paths, best)],
+            "settings": {**best.candidate.settings, "rows": config.rows.fit, "seed": config.seed},
+        },
+        f"triptych run search --config {config.output} output=FOLDER",
+        [f"Found by a search: {words(best.candidate)}."],
+    )  # fmt: skip
+
+
+def _weighed(paths: Sequence[Path], found: Found) -> list[tuple[Path, float]]:
+    weights = found.candidate.weights.get("", [1.0] * len(paths))
+    return list(zip(paths, [max(own, LEAST) for own in weights], strict=True))
 
 
 def _write_file(path: Path, found: Found, config: Config, setting: Setting) -> None:
@@ -144,11 +159,11 @@ def _write_file(path: Path, found: Found, config: Config, setting: Setting) -> N
     elif candidate.method in plugins.names("recipes"):
         recipe: Any = plugins.load("recipes", candidate.method)
         known = {key: value for key, value in candidate.settings.items() if value is not None}
-        weights = [max(own, LEAST) for own in candidate.weights.get("", [1.0] * len(paths))]
         told = {
             "model": config.model, "experts": {name: str(folder) for name, folder in paths.items()},
             "data": dict(config.data), "rows": config.rows.fit, "split": config.rows.search_split,
-            "weight": dict(zip(paths, weights, strict=True)), "seed": config.seed, **known,
+            "weight": dict(zip(paths, (w for _, w in _weighed(list(paths.values()), found)), strict=True)),
+            "seed": config.seed, **known,
         }  # fmt: skip
         text = _RUN.format(candidate.method) + to_yaml(from_dict(recipe.Config, told))
         atomic_write(path.with_name(f"{path.name}.{candidate.method}.yaml"), text)

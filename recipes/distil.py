@@ -6,7 +6,7 @@
 Other methods see weights alone, and where experts' deltas disturb each other they keep little. This one asks
 for some rows of each domain, and takes minutes. First each linear layer is solved in closed form, in the
 order in which the model runs them; then some steps of distillation. The folder `output` gets adapter/ (full
-rank), merged.json and run.json.
+rank, with the lock file and the card of a merge), merged.json and run.json. A finished run is known again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from mergers import declare
 from recipes._distil import distilled, write_deltas
 from recipes._layerwise import count_units
 from recipes._search_experts import find_experts
@@ -36,7 +37,7 @@ from studio.forced import Forced
 from studio.log import Log
 from studio.mixed import refusal
 from studio.overlay import overlaid
-from studio.runs import begin_run, new_record, write_run
+from studio.runs import begin_run, find_same, new_record, write_run
 from studio.training.threads import set_threads
 from studio.types import Run, Sample
 
@@ -79,8 +80,14 @@ class Config:
     threads: int | None = field(default=None, metadata={"help": "torch threads; none: the physical cores"})
     seed: int = field(default=0, metadata={"help": "seed of the rows that are drawn and of their order"})
     output: Path = field(default=Path("runs/distil"), metadata={"help": "the run's folder"})
+    resume: bool | None = field(
+        default=None, metadata={"help": "none: a finished run stands; false: make it again"}
+    )
 
 
+APART = ("output", "resume", "threads", "device")
+#: What decides on the result beside the experts and their rows.
+MADE_WITH = ("weight", "ridge", "repair", "answer_weight", "balance", "polish", "lr", "batch_size")
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "output": "runs/distil-smoke",
@@ -120,7 +127,11 @@ def run(config: Config, log: Log) -> Run:
     weights = {domain: Checkpoint(folder).fingerprint() for domain, folder in folders.items()}
     inputs = {"model": Checkpoint(base).fingerprint(), **{f"expert {d}": w for d, w in weights.items()}}
     inputs |= {f"data {domain}": data_hash(samples) for domain, samples in rows.items()}
-    record = new_record("distil", to_dict(config), inputs)
+    record = new_record("distil", to_dict(config), inputs, apart=APART)
+    old = find_same(config.output, record, config.resume, apart=APART)
+    if old is not None and old.state == "finished":
+        log.say(f"{config.output} is finished with these settings and inputs; resume=false makes it again")
+        return Run(folder=config.output, metrics=old.metrics)
     begin_run(config.output, record, fresh=True)
 
     # The base in memory, and the rows as it takes them.
@@ -157,12 +168,23 @@ def run(config: Config, log: Log) -> Run:
                 with overlaid(loaded.model, these):
                     figures[f"{domain}.{name}"] = sum(row.exact for row in asked.ask()) / len(samples)
     atomic_write(config.output / "merged.json", json.dumps(figures, indent=1) + "\n")
-    for domain in held:
-        if f"{domain}.merged" in figures:
-            log.say(
-                f"{domain}: {100 * figures[f'{domain}.merged']:.0f} % of {len(held[domain])} held-out "
-                f"rows right, the expert {100 * figures[f'{domain}.expert']:.0f} %"
-            )
+    kept = [
+        f"{domain}: {100 * figures[f'{domain}.merged']:.0f} % of {len(samples)} held-out rows right, "
+        f"the expert {100 * figures[f'{domain}.expert']:.0f} %."
+        for domain, samples in held.items()
+        if samples
+    ]
+    declare(
+        config.output / "adapter",
+        {
+            "method": "distil", "base": str(base),
+            "models": [{"path": str(folder)} for folder in folders.values()],
+            "settings": {name: getattr(config, name) for name in ("rows", *MADE_WITH, "seed")},
+        },
+        f"triptych run distil --config {config.output} output=FOLDER", kept,
+    )  # fmt: skip
+    for line in kept:
+        log.say(line)
     timings = {"all": time.monotonic() - began}
     write_run(config.output, replace(record, state="finished", metrics=figures, timings=timings))
     return Run(folder=config.output, metrics=figures)

@@ -35,6 +35,7 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
             domain, tmp_path / domain, train=32, test=6
         )  # a folder of that name goes before the shipped one
     monkeypatch.setattr(demo, "DOMAINS", domains)
+    monkeypatch.setattr(demo, "DISTIL", {**demo.DISTIL, "rows": 4, "held_out": 2, "polish": 2})
     monkeypatch.setattr(
         demo, "EXPERTS", {d: {**demo.EXPERTS[d], "max_steps": 3, "adapter": {"r": 4}} for d in domains}
     )
@@ -44,14 +45,17 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
     assert "expert-handwriting" in told.out
     assert "training handwriting commands" in told.err
     results = json.loads((tmp_path / "out" / "report.json").read_text())["results"]
-    variants = ["base", "expert-handwriting", "expert-commands", *demo.METHODS]
+    variants = ["base", "expert-handwriting", "expert-commands", *demo.METHODS, "distil"]
     assert {domain: list(cells) for domain, cells in results.items()} == dict.fromkeys(domains, variants)
     for cells in results.values():
         for cell in (cell["metrics"]["exact_match"] for cell in cells.values()):
             assert cell["n"] == 6
             assert cell["ci"][0] <= cell["value"] <= cell["ci"][1]
-    card = (tmp_path / "out" / "merges" / "ties" / "README.md").read_text()
-    assert "**ties** | base |" in card
+    for name, folder in (("ties", "ties"), ("distil", "distil/adapter")):
+        card = (tmp_path / "out" / "merges" / folder / "README.md").read_text()
+        assert f"**{name}** | base |" in card
+    made = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert made["variants"]["distil"]["kind"] == "merge"
     page = report.read_text()
     assert page.count("<article ") == page.count("<img ") + page.count("<audio ") >= 6  # three of each domain
     assert "What was kept" in page
@@ -62,9 +66,9 @@ def test_the_whole_way_on_a_few_rows_and_a_second_run_reuses_it(tmp_path, monkey
 
     demo.demo(tmp_path / "out", False, 0, PlainLog())
     told = capsys.readouterr()
-    assert told.err.count("is finished with these settings") == 2
+    assert told.err.count("is finished with these settings") == 3
     assert told.err.count("reused, inputs and settings are the same") == 3
-    assert "reused 72 of 72 answers" in told.err
+    assert "reused 84 of 84 answers" in told.err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["seconds"] == took
     assert before == (tmp_path / "out" / "merges" / "ties" / "adapter_model.safetensors").stat().st_mtime_ns
 

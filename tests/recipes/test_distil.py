@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from mergers import replay, verify
 from recipes import _layerwise, distil
 from recipes._distil import polished, write_deltas
 from recipes._layerwise import layerwise
@@ -22,6 +23,8 @@ from studio.forced import Forced
 from studio.log import QuietLog
 from studio.overlay import overlaid
 from studio.types import Batch, Loaded
+from tests.drawn_experts import drawn_experts
+from tests.recipes.preferred import Saying
 
 #: Two domains: one of pictures, one of sounds; so the towers are other ones and the language model is shared.
 DOMAINS = {"textiles": ["llm", "vision", "projector"], "commands": ["llm", "audio", "projector"]}
@@ -178,8 +181,42 @@ def test_settings_that_cannot_be_meant_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_writes_a_merge_with_lock_and_card_and_is_known_again(
+    tiny: Callable[[str], Path], plain_data: Path, tmp_path: Path
+) -> None:
+    base, towers = tiny("qwen_omni"), {"north": ["llm", "projector"], "south": ["llm"]}
+    experts = drawn_experts(base, tmp_path / "experts", towers, 0.3)
+    settings: dict[str, Any] = {
+        "model": str(base), "experts": {name: str(folder) for name, folder in experts.items()},
+        "data": dict.fromkeys(experts, str(plain_data)), "rows": 4, "held_out": 2, "polish": 1, "threads": 1,
+        "output": tmp_path / "run",
+    }  # fmt: skip
+    log = Saying()
+    made = distil.run(distil.Config(**settings), log)
+    assert set(made.metrics) == {f"{d}.{w}" for d in experts for w in ("expert", "merged")}
+    folder = tmp_path / "run" / "adapter"
+    assert read_adapter(folder).names()
+    assert verify(folder) == []
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "base_model_relation: merge" in card
+    assert f"triptych run distil --config {tmp_path / 'run'} output=FOLDER" in card
+    assert "north: " in card
+    with pytest.raises(MergeError, match="is no merge of weights alone; `triptych run distil --config"):
+        replay(folder, tmp_path / "again")
+
+    weights = (folder / "adapter_model.safetensors").stat().st_mtime_ns
+    assert distil.run(distil.Config(**settings), log).metrics == made.metrics
+    assert "is finished with these settings" in log.said[-1]
+    assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(ConfigError, match=r"ridge 0\.2 "):
+        distil.run(distil.Config(**settings, ridge=0.2), log)
+    south = Path(experts["south"]) / "adapter_model.safetensors"
+    south.write_bytes(south.read_bytes()[:-4] + bytes(4))
+    assert [line for line in verify(folder) if "has changed since the merge" in line]
+
+
 @pytest.mark.slow
-def test_the_smoke_preset_writes_an_adapter_and_what_was_kept(tmp_path: Path) -> None:
+def test_the_smoke_preset_runs(tmp_path: Path) -> None:
     config = load(
         distil.Config, preset="smoke", presets=distil.PRESETS,
         overrides=[f"output={tmp_path / 'run'}", "threads=1"],
@@ -188,7 +225,6 @@ def test_the_smoke_preset_writes_an_adapter_and_what_was_kept(tmp_path: Path) ->
     assert set(made.metrics) == {
         f"{d}.{w}" for d in ("textiles", "handwriting") for w in ("expert", "merged")
     }
-    assert read_adapter(tmp_path / "run" / "adapter").names()
 
 
 @pytest.mark.slow

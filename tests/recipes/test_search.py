@@ -16,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mergers import MergeSpec, merged_deltas
+from mergers import MergeSpec, merged_deltas, verify
 from recipes import distil, search
 from recipes._baseline_merges import added
 from recipes._search_bench import Objective, read_objectives
@@ -200,6 +200,8 @@ def test_what_distillation_found_is_a_settings_file_that_the_recipe_runs(
     best = told(run.folder)["trials"][0]
     assert (config.ridge, config.polish, config.rows) == (0.02, 2, 4)
     assert config.weight == pytest.approx(dict(zip(settings["experts"], best["weights"][""], strict=True)))
+    assert verify(run.folder / "adapter") == []
+    assert "distil of 2 models" in (run.folder / "adapter" / "README.md").read_text()
     made = read_adapter(distil.run(config, QuietLog()).folder / "adapter").modules
     assert set(made) == set(read_adapter(run.folder / "adapter").modules)
 
