@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dare_ties": {"density": 0.8},
 }
 #: The merge that rows of each domain show what to do.
-DISTIL: dict[str, Any] = {"model": "nano-omni", "rows": 128, "polish": 60}
+DISTIL: dict[str, Any] = {"model": "nano-omni", "rows": 128, "polish": 60, "threads": 1}
 #: What each expert is trained with: `triptych run sft` with these settings does the same again.
 EXPERT: dict[str, Any] = {
     "model": "nano-omni", "adapter": {"r": 16, "alpha": 32}, "lr": 3e-3, "batch_size": 16, "max_steps": 300,
