@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ties": {"density": 0.5},
     "dare_ties": {"density": 0.8},
 }
-#: The merge that rows of each domain show what to do.
+#: The merge that rows of each domain show what to do; two threads would crawl beside another busy program.
 DISTIL: dict[str, Any] = {"model": "nano-omni", "rows": 128, "polish": 60, "threads": 1}
 #: What each expert is trained with: `triptych run sft` with these settings does the same again.
 EXPERT: dict[str, Any] = {

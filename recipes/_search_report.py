@@ -137,7 +137,10 @@ def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Foun
         config.output / "adapter",
         {
             "method": best.candidate.method, "base": str(setting.model),
-            "models": [{"path": str(path), "weight": weight} for path, weight in _weighed(paths, best)],
+            "models": [
+                {"path": str(path), "weight": weight}
+                for path, weight in zip(paths, _weights(best, len(paths)), strict=True)
+            ],
             "settings": {**best.candidate.settings, "rows": config.rows.fit, "seed": config.seed},
         },
         f"triptych run search --config {config.output} output=FOLDER",
@@ -145,9 +148,9 @@ def write_merges(config: Config, bench: Bench, best: Found, front: Sequence[Foun
     )  # fmt: skip
 
 
-def _weighed(paths: Sequence[Path], found: Found) -> list[tuple[Path, float]]:
-    weights = found.candidate.weights.get("", [1.0] * len(paths))
-    return list(zip(paths, [max(own, LEAST) for own in weights], strict=True))
+def _weights(found: Found, count: int) -> list[float]:
+    """Return the weight of each of so many experts, as a method that asks for rows takes it."""
+    return [max(own, LEAST) for own in found.candidate.weights.get("", [1.0] * count)]
 
 
 def _write_file(path: Path, found: Found, config: Config, setting: Setting) -> None:
@@ -162,7 +165,7 @@ def _write_file(path: Path, found: Found, config: Config, setting: Setting) -> N
         told = {
             "model": config.model, "experts": {name: str(folder) for name, folder in paths.items()},
             "data": dict(config.data), "rows": config.rows.fit, "split": config.rows.search_split,
-            "weight": dict(zip(paths, (w for _, w in _weighed(list(paths.values()), found)), strict=True)),
+            "weight": dict(zip(paths, _weights(found, len(paths)), strict=True)),
             "seed": config.seed, **known,
         }  # fmt: skip
         text = _RUN.format(candidate.method) + to_yaml(from_dict(recipe.Config, told))

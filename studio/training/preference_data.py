@@ -80,6 +80,7 @@ class Preferences(Sequence[list[Batch]]):
             self.weights.append(samples[item.row].weight)
             self.lengths.append(sum(encoded.lengths[index] for index in members[: self._answers]))
             self.good.append(item.good)
+        self._mean_weight = sum(self.weights) / (len(self.weights) or 1)
         self.dropped = len(items) - len(self.members)
         self.reference: Tensor = torch.zeros(len(self.members), len(places[0]) if places else 0)
 
@@ -111,7 +112,7 @@ class Preferences(Sequence[list[Batch]]):
 
     def supervision(self, batch: Sequence[int]) -> float:
         """Return what a batch's loss is divided by: its items, times the mean weight of all, as `Encoded`."""
-        return self.weighed(range(len(self))) / (len(self) or 1) * len(batch)
+        return self._mean_weight * len(batch)
 
 
 def joined(collate: Collate) -> Callable[[Sequence[list[Batch]]], Batch]:
